@@ -1,0 +1,1 @@
+"""Supervised actors; one folder or file each. They never import one another."""

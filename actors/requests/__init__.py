@@ -1,0 +1,1 @@
+"""Signed requests, replay protection and receipts: a plain library for any actor."""

@@ -1,0 +1,1 @@
+"""The R3MES chain: accounts and, later, queries and transactions."""

@@ -1,0 +1,1 @@
+"""Between nodes: libp2p behind one module, frames and protocols."""

@@ -1,0 +1,1 @@
+"""Protocols that nodes speak with each other."""

@@ -1,0 +1,432 @@
+"""Every error that the node raises on purpose, and what each surface makes of it.
+
+* R3mesError
+  x Refused               the request was understood and turned down; the actor lives on
+    + BadRequest          a field is missing, of the wrong type or out of range
+    + TooLarge            a body or frame over its cap
+    + Unauthenticated     no key, or a wrong one
+    + Forbidden           the key lacks the scope; or a foreign Host or Origin
+    + NotFound            no such route or object
+    + ModelNotFound       nobody that we know serves the model
+    + ContextLengthExceeded   prompt and answer do not fit; never truncated in silence
+    + EnvelopeRefused     a signed request that does not hold (forged, stale, for another)
+    + EnvelopeReplayed    a signed request seen before
+    + AlreadyAnswered     the same job again; its receipt comes along
+    + Overloaded          the queue is full or the deadline cannot be met
+    + NoPeer              peers that serve the model exist, none could be used
+    + NotReady            starting or draining
+  x ConfigError           the configuration is wrong
+    + InsecureFile        a secret that others can read
+  x WalletError           something about a wallet or keystore
+    + PassphraseWrong
+    + WalletExists        never overwritten
+    + WalletMissing
+    + MnemonicInvalid
+  x StoreError            the store cannot do it
+    + StoreBusy           another process holds the write lock
+    + StoreFull           the disk is full
+    + StoreNewer          the data was written by a newer version
+    + StoreCorrupt        the integrity check failed
+    + DataDirLocked       another daemon runs on the data directory
+  x NetworkError          between nodes
+    + WireError           the peer sent nonsense
+    + PeerUnreachable     could not be dialled, or not in time
+    + PeerDisconnected    went away in the middle of an answer
+    + PortInUse           a listen address is taken
+  x EngineError           the inference worker
+    + ModelMissing        the directory or hub id cannot be found
+    + ModelInvalid        corrupt, pickled, or wants remote code
+    + EngineCrashed       the worker died under this request
+  x ActorError            something is wrong with an actor, not with the request
+    + ActorCrashed        the actor died while handling this message
+    + ActorStopped        the mailbox is closed
+    + AskTimeout          no answer before the deadline
+    + MailboxFull         back-pressure; try later
+    + RestartLimit        a supervisor gave up
+
+Each class carries its `Kind`: the one registry that HTTP, JSON-RPC, the command line and
+``docs/errors.md`` are made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an error is called on each surface.
+
+    Args:
+        id: stable name for people and documentation, ``R3-AREA-NNN``.
+        code: stable name for programs: OpenAI's ``error.code``, and the code between nodes.
+        http: HTTP status.
+        rpc: JSON-RPC 2.0 error code.
+        exit: exit status of the command line (sysexits.h where one fits).
+        what: what happened, in general; an instance says it in particular.
+        do: what the reader can do about it.
+    """
+
+    id: str
+    code: str
+    http: int
+    rpc: int
+    exit: int
+    what: str
+    do: str
+
+
+REGISTRY: dict[str, type[R3mesError]] = {}
+"""Every error class by its `Kind.code`."""
+
+
+class R3mesError(Exception):
+    """Base of every error the node raises on purpose.
+
+    Args:
+        detail: what happened in this case, and why, in a sentence without a full stop.
+        do: what to do about it in this case; the kind's general advice if None.
+        retry_after_s: seconds after which a repetition may succeed; None if it will not by itself.
+        param: the request field that is at fault, for surfaces that can point at it.
+    """
+
+    kind: ClassVar[Kind] = Kind(
+        "R3-NODE-001", "internal_error", 500, -32603, 70,
+        "something failed that should not",
+        "look for the incident id in the node's log and report it",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        do: str | None = None,
+        retry_after_s: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(detail or self.kind.what)
+        self.detail = detail or self.kind.what
+        self.do = do or self.kind.do
+        self.retry_after_s = retry_after_s
+        self.param = param
+
+    def __init_subclass__(cls) -> None:
+        if "kind" not in cls.__dict__:
+            raise TypeError(f"{cls.__name__} needs a kind of its own")
+        if cls.kind.code in REGISTRY:
+            raise TypeError(f"{cls.kind.code} is taken by {REGISTRY[cls.kind.code].__name__}")
+        REGISTRY[cls.kind.code] = cls
+
+    def __str__(self) -> str:
+        return f"{self.kind.id}: {self.detail}. {self.do[:1].upper()}{self.do[1:]}."
+
+
+REGISTRY[R3mesError.kind.code] = R3mesError
+
+# Kind(id, code, http, rpc, exit, what, do): one line a field would hide the table.
+# fmt: off
+
+
+class Refused(R3mesError):
+    """The request was understood and turned down."""
+
+    kind = Kind("R3-REQ-000", "refused", 400, -32600, 1,
+                "the request was refused", "change the request")
+
+
+class BadRequest(Refused):
+    """A field is missing, of the wrong type or out of range."""
+
+    kind = Kind("R3-REQ-001", "invalid_request", 400, -32602, 2,
+                "the request is not valid", "correct the field named here")
+
+
+class TooLarge(Refused):
+    """A body or frame over its cap."""
+
+    kind = Kind("R3-REQ-002", "request_too_large", 413, -32602, 65,
+                "the request is larger than this node takes", "send less than the limit named here")
+
+
+class Unauthenticated(Refused):
+    """No key, or a wrong one."""
+
+    kind = Kind("R3-AUTH-001", "invalid_api_key", 401, -32001, 77,
+                "no valid API key came with the request",
+                "send the key from the file that `r3mes config show api.key_file` names as "
+                "'Authorization: Bearer …'")
+
+
+class Forbidden(Refused):
+    """The key lacks the scope; or a foreign Host or Origin."""
+
+    kind = Kind("R3-AUTH-002", "permission_denied", 403, -32002, 77,
+                "this is not allowed", "use a key that has the scope, from this machine")
+
+
+class NotFound(Refused):
+    """No such route or object."""
+
+    kind = Kind("R3-REQ-004", "not_found", 404, -32601, 66,
+                "there is no such thing here", "look at the list of routes in docs/http.md")
+
+
+class ModelNotFound(Refused):
+    """Nobody that we know serves the model."""
+
+    kind = Kind("R3-MODEL-001", "model_not_found", 404, -32011, 66,
+                "no node that we know serves this model", "choose one of `r3mes models`")
+
+
+class ContextLengthExceeded(Refused):
+    """Prompt and answer do not fit the model; never truncated in silence."""
+
+    kind = Kind("R3-MODEL-002", "context_length_exceeded", 400, -32014, 65,
+                "the prompt is longer than the model's context",
+                "shorten the messages or lower max_tokens")
+
+
+class EnvelopeRefused(Refused):
+    """A signed request that does not hold: forged, stale, or meant for another node."""
+
+    kind = Kind("R3-SIGN-001", "envelope_refused", 403, -32003, 77,
+                "the signed request does not hold",
+                "check both clocks (30 s apart at most) and sign again")
+
+
+class EnvelopeReplayed(Refused):
+    """A signed request that was seen before."""
+
+    kind = Kind("R3-SIGN-002", "envelope_replayed", 409, -32004, 77,
+                "this signed request was used before", "sign a new request with a new nonce")
+
+
+class AlreadyAnswered(Refused):
+    """The same job again: (sub, idem) is known; its receipt comes along when it is finished."""
+
+    kind = Kind("R3-SIGN-003", "already_answered", 409, -32005, 75,
+                "this job was taken before", "use the receipt, or ask anew with a new idem")
+
+
+class Overloaded(Refused):
+    """The queue is full or the deadline cannot be met."""
+
+    kind = Kind("R3-LOAD-001", "overloaded", 503, -32012, 75,
+                "all slots are busy and the queue is full", "try again after the time named here")
+
+
+class NoPeer(Refused):
+    """Peers that serve the model exist, but none could be used."""
+
+    kind = Kind("R3-NET-001", "no_peer", 503, -32010, 69,
+                "no peer could serve the request", "look at `r3mes peers` and try again")
+
+
+class NotReady(Refused):
+    """Starting or draining."""
+
+    kind = Kind("R3-NODE-002", "not_ready", 503, -32030, 75,
+                "the node is starting or stopping", "try again in a few seconds")
+
+
+class ConfigError(R3mesError):
+    """The configuration is wrong."""
+
+    kind = Kind("R3-CONF-001", "config_invalid", 500, -32040, 78,
+                "the configuration is wrong", "correct it, then run `r3mes config check`")
+
+
+class InsecureFile(ConfigError):
+    """A file with a secret that other users can read."""
+
+    kind = Kind("R3-CONF-002", "insecure_file", 500, -32041, 78,
+                "a secret file can be read by others", "run chmod 600 on it")
+
+
+class WalletError(R3mesError):
+    """Something about a wallet or its keystore."""
+
+    kind = Kind("R3-WALLET-001", "wallet_error", 409, -32022, 66,
+                "the wallet cannot be used", "look at `r3mes wallet`")
+
+
+class PassphraseWrong(WalletError):
+    """The passphrase does not open the keystore."""
+
+    kind = Kind("R3-WALLET-002", "passphrase_wrong", 403, -32023, 77,
+                "wrong passphrase", "try again; nobody can recover a forgotten passphrase, but the "
+                "24 words restore the wallet")
+
+
+class WalletExists(WalletError):
+    """A keystore is there already; it is never overwritten."""
+
+    kind = Kind("R3-WALLET-003", "wallet_exists", 409, -32024, 73,
+                "a wallet of this name exists", "choose another name; nothing was overwritten")
+
+
+class WalletMissing(WalletError):
+    """No keystore of this name."""
+
+    kind = Kind("R3-WALLET-004", "wallet_missing", 404, -32025, 66,
+                "there is no such wallet", "run `r3mes init`")
+
+
+class MnemonicInvalid(WalletError):
+    """The words are not a BIP39 mnemonic."""
+
+    kind = Kind("R3-WALLET-005", "mnemonic_invalid", 400, -32026, 65,
+                "these words are not a valid mnemonic", "check spelling and order of the words")
+
+
+class StoreError(R3mesError):
+    """The store cannot do it."""
+
+    kind = Kind("R3-STORE-001", "store_error", 503, -32050, 74,
+                "the store failed", "look at the node's log")
+
+
+class StoreBusy(StoreError):
+    """Another process holds the write lock of the database."""
+
+    kind = Kind("R3-STORE-002", "store_busy", 503, -32051, 75,
+                "another process holds the database's write lock",
+                "end the program that writes to the database, then try again")
+
+
+class StoreFull(StoreError):
+    """No space is left on the disk."""
+
+    kind = Kind("R3-STORE-003", "store_full", 507, -32052, 74,
+                "the disk is full", "free some space; the node recovers by itself")
+
+
+class StoreNewer(StoreError):
+    """The data was written by a newer version."""
+
+    kind = Kind("R3-STORE-004", "store_newer", 500, -32053, 78,
+                "the data was written by a newer version",
+                "install that version, or restore the backup made before the upgrade")
+
+
+class StoreCorrupt(StoreError):
+    """The integrity check of the database failed."""
+
+    kind = Kind("R3-STORE-005", "store_corrupt", 500, -32054, 74,
+                "the database is damaged", "restore the newest backup from the backups folder")
+
+
+class DataDirLocked(StoreError):
+    """Another daemon runs on this data directory."""
+
+    kind = Kind("R3-STORE-006", "datadir_locked", 409, -32055, 75,
+                "another node runs on this data directory",
+                "stop it first, or choose another directory with --datadir")
+
+
+class NetworkError(R3mesError):
+    """Something between nodes."""
+
+    kind = Kind("R3-NET-000", "network_error", 502, -32060, 69,
+                "the network failed", "look at `r3mes peers`")
+
+
+class WireError(NetworkError):
+    """The peer sent something that its protocol does not allow."""
+
+    kind = Kind("R3-NET-002", "wire_error", 502, -32061, 76,
+                "a peer sent nonsense", "nothing: the peer is avoided")
+
+
+class PeerUnreachable(NetworkError):
+    """The peer could not be dialled, or not in time."""
+
+    kind = Kind("R3-NET-003", "peer_unreachable", 502, -32062, 69,
+                "the peer cannot be reached", "check its address and that its port is open")
+
+
+class PeerDisconnected(NetworkError):
+    """The peer went away in the middle of an answer."""
+
+    kind = Kind("R3-NET-004", "peer_disconnected", 502, -32015, 75,
+                "the serving peer went away before the answer was complete", "ask again")
+
+
+class PortInUse(NetworkError):
+    """A listen address is taken by another program."""
+
+    kind = Kind("R3-NET-005", "port_in_use", 500, -32063, 75,
+                "the port is in use", "stop the other program or choose another port")
+
+
+class EngineError(R3mesError):
+    """The inference worker."""
+
+    kind = Kind("R3-ENGINE-001", "engine_error", 500, -32070, 70,
+                "the inference engine failed", "look at the node's log; it is restarted by itself")
+
+
+class ModelMissing(EngineError):
+    """The model's directory or hub id cannot be found."""
+
+    kind = Kind("R3-ENGINE-002", "model_missing", 500, -32071, 78,
+                "the model cannot be found", "check the id in [[models]] of the configuration")
+
+
+class ModelInvalid(EngineError):
+    """The model is corrupt, pickled, or wants to run code of its own."""
+
+    kind = Kind("R3-ENGINE-003", "model_invalid", 500, -32072, 78,
+                "the model cannot be loaded safely",
+                "use a copy with safetensors weights and an architecture that transformers knows")
+
+
+class EngineCrashed(EngineError):
+    """The worker died while it worked on this request."""
+
+    kind = Kind("R3-ENGINE-004", "engine_crashed", 503, -32073, 75,
+                "the inference worker died", "try again; the worker is restarted")
+
+
+class ActorError(R3mesError):
+    """Something is wrong with an actor, not with the request."""
+
+    kind = Kind("R3-ACTOR-000", "actor_error", 500, -32080, 70,
+                "a part of the node failed", "try again; it is restarted by itself")
+
+
+class ActorCrashed(ActorError):
+    """The actor died while handling this message."""
+
+    kind = Kind("R3-ACTOR-001", "actor_crashed", 500, -32081, 70,
+                "a part of the node crashed under this request",
+                "try again; it is restarted by itself")
+
+
+class ActorStopped(ActorError):
+    """The mailbox is closed."""
+
+    kind = Kind("R3-ACTOR-002", "actor_stopped", 503, -32082, 75,
+                "a part of the node is stopped", "try again in a few seconds")
+
+
+class AskTimeout(ActorError):
+    """No answer before the deadline."""
+
+    kind = Kind("R3-ACTOR-003", "ask_timeout", 504, -32083, 75,
+                "a part of the node did not answer in time", "try again")
+
+
+class MailboxFull(ActorError):
+    """The mailbox is at capacity."""
+
+    kind = Kind("R3-ACTOR-004", "mailbox_full", 503, -32084, 75,
+                "a part of the node has too much to do", "try again in a few seconds")
+
+
+class RestartLimit(ActorError):
+    """A supervisor saw too many restarts and gave up."""
+
+    kind = Kind("R3-ACTOR-005", "restart_limit", 500, -32085, 70,
+                "a part of the node failed again and again", "look at the node's log for the cause")
