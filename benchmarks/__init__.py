@@ -1,1 +1,1 @@
-"""What the documentation claims, measured: `python -m benchmarks.kernel --json` and its siblings."""
+"""What the documentation claims, measured: `python -m benchmarks.kernel --json` and others."""
