@@ -44,12 +44,11 @@ run: setup
 test: setup
 	@$(BIN)/python -m pytest -q
 
+
 check: setup
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
+	@$(BIN)/pre-commit run --all-files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/codespell
 
 fmt: setup
 	@$(BIN)/ruff format .

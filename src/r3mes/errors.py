@@ -4,6 +4,7 @@
   x Refused               the request was understood and turned down; the actor lives on
     + BadRequest          a field is missing, of the wrong type or out of range
     + TooLarge            a body or frame over its cap
+    + RequestTimeout      the body did not come in time
     + Unauthenticated     no key, or a wrong one
     + Forbidden           the key lacks the scope; or a foreign Host or Origin
     + NotFound            no such route or object
@@ -12,6 +13,7 @@
     + EnvelopeRefused     a signed request that does not hold (forged, stale, for another)
     + EnvelopeReplayed    a signed request seen before
     + AlreadyAnswered     the same job again; its receipt comes along
+    + PriceExceeded       the answer may cost more than the request allows
     + Overloaded          the queue is full or the deadline cannot be met
     + NoPeer              peers that serve the model exist, none could be used
     + NotReady            starting or draining
@@ -149,6 +151,13 @@ class TooLarge(Refused):
                 "the request is larger than this node takes", "send less than the limit named here")
 
 
+class RequestTimeout(Refused):
+    """The body did not come in time."""
+
+    kind = Kind("R3-REQ-003", "request_timeout", 408, -32602, 75,
+                "the request did not come in time", "send it again, without pauses")
+
+
 class Unauthenticated(Refused):
     """No key, or a wrong one."""
 
@@ -207,6 +216,14 @@ class AlreadyAnswered(Refused):
 
     kind = Kind("R3-SIGN-003", "already_answered", 409, -32005, 75,
                 "this job was taken before", "use the receipt, or ask anew with a new idem")
+
+
+class PriceExceeded(Refused):
+    """The answer may cost more than the signed request allows."""
+
+    kind = Kind("R3-PAY-001", "price_exceeded", 402, -32020, 77,
+                "the answer may cost more than the request allows",
+                "lower max_tokens or allow a higher price")
 
 
 class Overloaded(Refused):

@@ -1,0 +1,339 @@
+"""The gateway side of an answer: choose a peer, sign, relay, check the signed end, keep the receipt.
+
+Every node is one for its own applications.  It asks itself exactly as it asks others, so that
+local answers are signed, checked and receipted by the same code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from r3mes.actors.candidates import Candidate
+from r3mes.actors.doorway import Doorway
+from r3mes.actors.ledger import Ledger, Receipt
+from r3mes.actors.requests.envelope import SignedRequest, sign_request
+from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.pricing import output_digest, price_of
+from r3mes.actors.requests.receipt import Result, countersign, verify_result
+from r3mes.chain.keys.signing import Signer
+from r3mes.errors import (
+    ContextLengthExceeded,
+    EngineError,
+    ModelNotFound,
+    NetworkError,
+    NoPeer,
+    NotReady,
+    Overloaded,
+    PriceExceeded,
+    R3mesError,
+    StoreError,
+    WireError,
+)
+from r3mes.ids import ModelHash, PeerId
+from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer
+from r3mes.p2p.streams import FrameStream
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 3.0
+"""How long the end of an answer that the application gave up is waited for, for its receipt."""
+REQUEST_TTL_MS = 60_000
+"""How long a signed request may wait at the serving node before it is worthless."""
+
+ELSEWHERE = (NetworkError, EngineError, StoreError, Overloaded, NotReady, ModelNotFound)
+"""Failures of one candidate before its first token; the next one may do better.  What is wrong
+with the request itself is wrong everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What an application asks; ranges are checked at the surface that took it.
+
+    Args:
+        max_tokens: most tokens to write; None for as many as fit.
+        seed: of the sampling; None for a fresh one.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, object]]
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Routes(Protocol):
+    """What the gateway needs of routing: this node first, then what the router knows."""
+
+    async def candidates(self, model: str) -> Sequence[Candidate]: ...
+    def ended(self, peer: PeerId, *, ok: bool) -> None: ...
+
+
+Connect = Callable[[PeerId], AbstractAsyncContextManager[FrameStream]]
+"""Opens a stream of the inference protocol to a peer, or to this node itself."""
+
+
+class Answer:
+    """An answer being written; iterate it once for its text.
+
+    What the signed end says (`finish_reason`, `cost_uremes`, the two ``…_verified``) holds after
+    the iteration has come to its end.
+    """
+
+    def __init__(self, gateway: Gateway, call: ClientCall, candidate: Candidate) -> None:
+        self._gateway, self.call, self.candidate = gateway, call, candidate
+        self.model, self.peer = candidate.offer.name, candidate.peer
+        self.route = gateway.route(candidate.peer)
+        self.receipt_id = ""
+        self.prompt_ids: tuple[int, ...] = ()
+        self.output_ids: list[int] = []
+        self.queue_ms = 0.0
+        self.finish_reason = ""
+        self.cost_uremes = 0
+        self.signature_verified = self.receipt_verified = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.output_ids)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for frame in self.call.tokens():
+            if frame.position != len(self.output_ids):
+                raise WireError(f"token {frame.position} came where {len(self.output_ids)} was due")
+            self.output_ids.extend(frame.ids)
+            if frame.text:
+                yield frame.text
+        await self._gateway.settle(self)
+
+
+class Gateway:
+    """Completes chats for the applications of this node.
+
+    Args:
+        own: this node's peer id.
+        connect: opens a stream to a candidate.
+        routes: who can answer.
+        wallet: signs requests and countersigns receipts.
+        ledger: keeps the receipts.
+        chain_id: goes into every signed request.
+        max_price: the most that one answer may cost, in uremes.
+        now_ms: wall clock, unix milliseconds.
+        doorway: counts the answers in flight and is closed when the node drains.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: PeerId,
+        connect: Connect,
+        routes: Routes,
+        wallet: Signer,
+        ledger: Ledger,
+        chain_id: str,
+        max_price: int,
+        now_ms: Callable[[], int],
+        doorway: Doorway,
+    ) -> None:
+        self._own, self._connect, self._routes = own, connect, routes
+        self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
+        self._max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
+        self._signed: dict[Answer, SignedRequest] = {}
+
+    def route(self, peer: PeerId) -> str:
+        """How an answer from ``peer`` comes: ``local`` or ``peer``."""
+        return "local" if peer == self._own else "peer"
+
+    @asynccontextmanager
+    async def complete(self, request: ChatRequest) -> AsyncIterator[Answer]:
+        """Have ``request`` answered; leaving early cancels the answer and keeps its receipt.
+
+        Raises:
+            ModelNotFound: nobody known serves the model.
+            NoPeer: those who serve it could not be used.
+            R3mesError: what the serving node refused the request with.
+        """
+        with self._doorway.enter():
+            async with AsyncExitStack() as stack:
+                answer = await self._first_willing(stack, request)
+                try:
+                    yield answer
+                finally:
+                    await self._leave(answer)
+
+    async def _first_willing(self, stack: AsyncExitStack, request: ChatRequest) -> Answer:
+        failures: list[R3mesError] = []
+        for candidate in await self._routes.candidates(request.model):
+            try:
+                async with AsyncExitStack() as attempt:
+                    answer = await self._open(attempt, candidate, request)
+                    stack.push_async_exit(attempt.pop_all())
+                    return answer
+            except ELSEWHERE as error:
+                logger.info("candidate %s: %s", candidate.peer, error.detail)
+                self._routes.ended(candidate.peer, ok=False)
+                failures.append(error)
+        raise self._nobody(request.model, failures)
+
+    def _nobody(self, model: str, failures: Sequence[R3mesError]) -> R3mesError:
+        if all(isinstance(failure, Overloaded) for failure in failures):
+            return failures[-1]
+        why = "; ".join(sorted({failure.detail for failure in failures}))
+        return NoPeer(f"{len(failures)} nodes that serve {model!r} could not be used: {why}")
+
+    async def _open(
+        self, stack: AsyncExitStack, candidate: Candidate, request: ChatRequest
+    ) -> Answer:
+        """Bring ``request`` to one candidate, until it has accepted it."""
+        started = trio.current_time()
+        stream = await stack.enter_async_context(self._connect(candidate.peer))
+        call = await stack.enter_async_context(ClientCall(stream))
+        hello = await call.hello()
+        answer = Answer(self, call, candidate)
+        signed = self._sign(candidate, hello, request)
+        accepted = await call.request(signed.wire)
+        answer.prompt_ids = tuple(accepted.prompt_ids)
+        answer.receipt_id = signed.hash.hex()
+        answer.queue_ms = (trio.current_time() - started) * 1000
+        self._signed[answer] = signed
+        return answer
+
+    def _sign(self, candidate: Candidate, hello: Hello, request: ChatRequest) -> SignedRequest:
+        offer = _offer_of(hello, candidate.offer.hash)
+        max_tokens = _max_tokens(request, offer)
+        return sign_request(
+            self._wallet,
+            chain=self._chain_id,
+            audience=candidate.peer,
+            epoch=hello.epoch,
+            model=offer.hash,
+            body=_job(request).encode(),
+            max_tokens=max_tokens,
+            max_price=self._price_limit(offer),
+            now_ms=self._now_ms(),
+            ttl_ms=REQUEST_TTL_MS,
+        )
+
+    def _price_limit(self, offer: ModelOffer) -> int:
+        """What the whole context may cost at the price offered, if that is not over our limit."""
+        most = price_of(
+            prompt_tokens=offer.context,
+            completion_tokens=offer.context,
+            price_prompt=offer.price_prompt,
+            price_completion=offer.price_completion,
+        )
+        return min(most, self._max_price)
+
+    async def settle(self, answer: Answer) -> None:
+        """Check the signed end of ``answer``, keep the receipt, countersign.
+
+        Raises:
+            WireError: the end does not fit what came before it.
+            EnvelopeRefused: the signature does not hold, or another wallet's.
+        """
+        signed = self._signed.pop(answer)
+        done = await answer.call.done()
+        result = verify_result(done.result, done.signature, wallet=answer.candidate.wallet)
+        self._check(answer, signed, result)
+        answer.signature_verified = True
+        answer.finish_reason, answer.cost_uremes = result.status, result.price
+        counter = countersign(self._wallet, done.result, done.signature)
+        await self._ledger.record(
+            Receipt(
+                request_hash=signed.hash,
+                role="gateway",
+                sub=signed.header.sub,
+                idem=signed.header.idem,
+                peer=answer.peer,
+                model=answer.model,
+                prompt_tokens=result.prompt_tokens,
+                completion_tokens=result.completion_tokens,
+                price=result.price,
+                status=result.status,
+                result=done.result,
+                signature=done.signature,
+                countersignature=counter,
+                created_ms=self._now_ms(),
+            )
+        )
+        answer.receipt_verified = True
+        await answer.call.receipt(counter)
+        self._routes.ended(answer.peer, ok=True)
+
+    def _check(self, answer: Answer, signed: SignedRequest, result: Result) -> None:
+        offer = answer.candidate.offer
+        due = price_of(
+            prompt_tokens=len(answer.prompt_ids),
+            completion_tokens=len(answer.output_ids),
+            price_prompt=offer.price_prompt,
+            price_completion=offer.price_completion,
+        )
+        if (
+            result.request_hash != signed.hash
+            or result.model != offer.hash
+            or result.prompt_tokens != len(answer.prompt_ids)
+            or result.completion_tokens != len(answer.output_ids)
+            or result.output_sha256 != output_digest(answer.output_ids)
+        ):
+            raise WireError("the signed end of the answer does not fit the tokens that came")
+        if result.price > min(due, signed.header.max_price):
+            raise PriceExceeded(f"the peer asks {result.price} uremes, {due} are due")
+
+    async def _leave(self, answer: Answer) -> None:
+        """Cancel an answer that was not read to its end, and keep the receipt of what was."""
+        if answer not in self._signed:
+            return
+        try:
+            with trio.move_on_after(SETTLE_S, shield=True):
+                await answer.call.cancel()
+                async for _text in answer:
+                    pass
+        except R3mesError as error:
+            logger.info("answer %s given up without a receipt: %s", answer.receipt_id, error.detail)
+            self._routes.ended(answer.peer, ok=False)
+        finally:
+            self._signed.pop(answer, None)
+
+
+def _offer_of(hello: Hello, model: ModelHash) -> ModelOffer:
+    for offer in hello.models:
+        if offer.hash == model:
+            return offer
+    raise ModelNotFound(f"the peer no longer serves the model {model.hex()[:16]}…")
+
+
+def _max_tokens(request: ChatRequest, offer: ModelOffer) -> int:
+    if request.max_tokens is None:
+        return offer.context
+    if request.max_tokens >= offer.context:
+        raise ContextLengthExceeded(
+            f"max_tokens is {request.max_tokens} and {offer.name} has a context of "
+            f"{offer.context} tokens for prompt and answer together",
+            param="max_tokens",
+        )
+    return request.max_tokens
+
+
+def _job(request: ChatRequest) -> InferJob:
+    return InferJob(
+        messages=json.dumps(list(request.messages), ensure_ascii=False).encode(),
+        emitted=(),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        seed=secrets.randbits(63) if request.seed is None else request.seed,
+        stop=request.stop,
+    )

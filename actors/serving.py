@@ -1,0 +1,205 @@
+"""The serving side of an answer: verify, admit, write, sign.
+
+Runs in the task of the stream that brought the request, also when the node asks itself.  The
+order follows the life of a request in ``docs/architecture.md``: nothing is computed before the
+signature holds, and the signed end is in the store before it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from r3mes.actors.doorway import Doorway
+from r3mes.actors.ledger import Ledger, Receipt
+from r3mes.actors.requests.envelope import RequestVerifier, VerifiedRequest
+from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.pricing import output_digest, price_of
+from r3mes.actors.requests.receipt import Result, sign_result, verify_countersignature
+from r3mes.chain.keys.signing import Signer
+from r3mes.errors import ModelNotFound, PriceExceeded
+from r3mes.ids import ModelHash, PeerId
+from r3mes.p2p.protocols.infer import Hello, ModelOffer, Request, ServerCall
+
+
+class Chunk(Protocol):
+    """What was written since the last one."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    @property
+    def text(self) -> str: ...
+
+
+class Generation(Protocol):
+    """One answer being written."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]: ...
+    @property
+    def output_ids(self) -> tuple[int, ...]: ...
+    @property
+    def finish_reason(self) -> str: ...
+    def __aiter__(self) -> AsyncIterator[Chunk]: ...
+    def cancel(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What serving needs of inference."""
+
+    def generate(
+        self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
+    ) -> AbstractAsyncContextManager[Generation]: ...
+
+
+def _price(offer: ModelOffer, prompt_tokens: int, completion_tokens: int) -> int:
+    return price_of(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        price_prompt=offer.price_prompt,
+        price_completion=offer.price_completion,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A request that was verified, and what it asks for."""
+
+    request: VerifiedRequest
+    peer: PeerId
+    offer: ModelOffer
+    job: InferJob
+
+
+class Serving:
+    """Answers inference requests; an `r3mes.p2p.protocols.infer.InferService`.
+
+    Args:
+        hello: what this node says first: boot epoch, binding, models with prices.
+        verifier: checks a signed request and remembers its nonce.
+        engine: writes the answer.
+        ledger: where jobs and receipts are kept.
+        wallet: signs the end of an answer.
+        now_ms: wall clock, unix milliseconds.
+        doorway: counts the answers in flight and is closed when the node drains.
+    """
+
+    def __init__(
+        self,
+        *,
+        hello: Callable[[], Hello],
+        verifier: RequestVerifier,
+        engine: Engine,
+        ledger: Ledger,
+        wallet: Signer,
+        now_ms: Callable[[], int],
+        doorway: Doorway,
+    ) -> None:
+        self._hello, self._verifier, self._engine = hello, verifier, engine
+        self._ledger, self._wallet, self._now_ms = ledger, wallet, now_ms
+        self._doorway = doorway
+
+    def hello(self) -> Hello:
+        return self._hello()
+
+    async def answer(self, request: Request, call: ServerCall) -> None:
+        """Serve one request; what it raises is told to the peer."""
+        with self._doorway.enter():
+            accepted = self._verify(request, call.peer)
+            header = accepted.request.header
+            await self._ledger.open_job(header.sub, header.idem, accepted.request.hash)
+            try:
+                await self._write(accepted, call)
+            except BaseException:
+                with trio.move_on_after(2, shield=True):  # also when the peer has gone
+                    await self._ledger.drop_job(header.sub, header.idem)
+                raise
+
+    def _verify(self, request: Request, peer: PeerId) -> _Accepted:
+        verified = self._verifier.verify(request.envelope, request.delegation)
+        job = InferJob.decode(verified.body)
+        return _Accepted(verified, peer, self._offer(verified.header.model), job)
+
+    def _offer(self, model: ModelHash) -> ModelOffer:
+        for offer in self._hello().models:
+            if offer.hash == model:
+                return offer
+        raise ModelNotFound(f"this node does not serve the model {model.hex()[:16]}…")
+
+    async def _write(self, accepted: _Accepted, call: ServerCall) -> None:
+        header, offer = accepted.request.header, accepted.offer
+        # A cap of the whole context means: as much as fits beside the prompt.
+        cap = None if header.max_tokens >= offer.context else header.max_tokens
+        deadline_s = max(0.0, (header.exp_ms - self._now_ms()) / 1000)
+        async with self._engine.generate(
+            offer.name, accepted.job, max_tokens=cap, deadline_s=deadline_s
+        ) as generation:
+            self._check_price(accepted, len(generation.prompt_ids))
+            await call.accept(generation.prompt_ids)
+            await self._relay(generation, call)
+        await self._close(accepted, generation, call)
+
+    def _check_price(self, accepted: _Accepted, prompt_tokens: int) -> None:
+        header, offer = accepted.request.header, accepted.offer
+        completion = min(header.max_tokens, max(0, offer.context - prompt_tokens))
+        most = _price(offer, prompt_tokens, completion)
+        if most > header.max_price:
+            raise PriceExceeded(
+                f"the answer may cost {most} uremes and the request allows {header.max_price}"
+            )
+
+    async def _relay(self, generation: Generation, call: ServerCall) -> None:
+        async for chunk in generation:
+            if call.cancelled.is_set():
+                generation.cancel()
+            await call.tokens(chunk.ids, chunk.text)
+
+    async def _close(
+        self, accepted: _Accepted, generation: Generation, call: ServerCall
+    ) -> None:
+        result = self._result(accepted, generation)
+        signed = sign_result(self._wallet, result)
+        header = accepted.request.header
+        await self._ledger.finish_job(
+            Receipt(
+                request_hash=accepted.request.hash,
+                role="server",
+                sub=header.sub,
+                idem=header.idem,
+                peer=accepted.peer,
+                model=accepted.offer.name,
+                prompt_tokens=result.prompt_tokens,
+                completion_tokens=result.completion_tokens,
+                price=result.price,
+                status=result.status,
+                result=signed.result,
+                signature=signed.signature,
+                countersignature=None,
+                created_ms=self._now_ms(),
+            )
+        )
+        countersignature = await call.done(signed.result, signed.signature)
+        if countersignature is not None:
+            verify_countersignature(
+                signed.result, signed.signature, countersignature, sub=header.sub
+            )
+            await self._ledger.countersigned(accepted.request.hash, countersignature)
+
+    def _result(self, accepted: _Accepted, generation: Generation) -> Result:
+        prompt_tokens, ids = len(generation.prompt_ids), generation.output_ids
+        return Result(
+            request_hash=accepted.request.hash,
+            output_sha256=output_digest(ids),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(ids),
+            price=_price(accepted.offer, prompt_tokens, len(ids)),
+            model=accepted.offer.hash,
+            commitments=b"",
+            status=generation.finish_reason,
+            server=self._wallet.address,
+        )
+
