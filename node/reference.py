@@ -1,0 +1,34 @@
+"""Reference pages that are made from the code: ``python -m r3mes.node.reference`` rewrites them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from r3mes.errors import REGISTRY
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def errors_page() -> str:
+    """``docs/errors.md``: every error and what each surface makes of it."""
+    head = (
+        "# Errors\n\n"
+        "Made from `src/r3mes/errors.py` by `python -m r3mes.node.reference`. Every surface shows\n"
+        "the same error: the id to people, the code to programs, the status and exit code of its kind.\n\n"
+        "| id | code | HTTP | JSON-RPC | exit | what happened | what to do |\n"
+        "|---|---|---|---|---|---|---|\n"
+    )
+    kinds = sorted((error.kind for error in REGISTRY.values()), key=lambda kind: kind.id)
+    return head + "".join(
+        f"| {k.id} | `{k.code}` | {k.http} | {k.rpc} | {k.exit} | {k.what} | {k.do} |\n"
+        for k in kinds
+    )
+
+
+def main() -> None:
+    """Rewrite the pages in the checkout."""
+    (DOCS / "errors.md").write_text(errors_page())
+
+
+if __name__ == "__main__":
+    main()
