@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 import trio
 
+from r3mes.actors.kernel.failure import real_error
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
-from r3mes.errors import ActorCrashed, Refused
+from r3mes.errors import Refused
 
 M = TypeVar("M")
 
@@ -18,10 +19,11 @@ M = TypeVar("M")
 class Actor(ABC, Generic[M]):
     """Handles one message at a time.
 
-    Subclasses implement `handle`, and `lifespan` if they own resources.
-    Raising `Refused` answers the asker and the actor lives on; any other
-    exception answers the asker with `ActorCrashed` and ends `run`, which is the
-    supervisor's business.
+    Subclasses implement `handle`, and `lifespan` if they own resources or a nursery.  Raising
+    `Refused` answers the asker and the actor lives on; any other exception answers the askers of
+    everything that was taken up with `ActorCrashed` and ends `run`, which is the supervisor's
+    business.  The next incarnation is a new object: what must survive is in the store, not in
+    ``self``.
     """
 
     def __init__(self, mailbox: Mailbox[M]) -> None:
@@ -34,19 +36,30 @@ class Actor(ABC, Generic[M]):
 
     @abstractmethod
     async def handle(self, message: M) -> None:
-        """Deal with one message."""
+        """Deal with one message; an answer may come later, from the actor's own nursery."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with self.lifespan():
-            task_status.started()
+        """Live until the mailbox is drained or closed."""
+        try:
+            async with self.lifespan():
+                task_status.started()
+                await self._receive()
+        finally:
+            self.mailbox.abandon(None)
+
+    async def _receive(self) -> None:
+        try:
             async for message in self.mailbox:
-                try:
-                    await self.handle(message)
-                except Refused as error:
-                    if not isinstance(message, Ask):
-                        raise
-                    message.refuse(error)
-                except Exception as error:
-                    if isinstance(message, Ask):
-                        message.refuse(ActorCrashed(f"{self.mailbox.name}: {error!r}"))
-                    raise
+                await self._handle(message)
+        except BaseException as error:  # crash boundary: first tell the askers, then die
+            self.mailbox.abandon(real_error(error))
+            raise
+
+    async def _handle(self, message: M) -> None:
+        try:
+            await self.handle(message)
+        except Exception as error:
+            reason = real_error(error)
+            if not (isinstance(reason, Refused) and isinstance(message, Ask)):
+                raise
+            message.refuse(reason)

@@ -1,8 +1,8 @@
 """Typed mailboxes: the only way one actor talks to another.
 
-A mailbox is a bounded trio memory channel.  It belongs to the *address*, not to
-the running actor, so messages queued while an actor restarts are kept; only the
-message that was being handled when it crashed is lost (and its asker is told).
+A mailbox is a bounded trio memory channel.  It belongs to the *address*, not to the running
+actor, so messages queued while an actor restarts are kept; only those that were being handled
+when it crashed are lost (and their askers are told).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import trio
 
-from r3mes.errors import ActorStopped, AskTimeout, MailboxFull, R3mesError
+from r3mes.errors import ActorCrashed, ActorStopped, AskTimeout, MailboxFull, NotReady, R3mesError
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ class _Slot(Generic[R]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Generic[R]):
-    """Base of every message that expects an answer of type ``R``."""
+    """Base of every message that expects an answer of type ``R``; each may be asked once."""
 
     _slot: _Slot[R] = field(default_factory=_Slot, init=False, repr=False, compare=False)
 
@@ -55,65 +55,112 @@ class Ask(Generic[R]):
             self._slot.done.set()
 
 
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """A mailbox at one moment; the counters never go down.
+
+    Args:
+        name: the mailbox.
+        depth: messages that wait now.
+        capacity: how many may wait before senders are slowed down or turned away.
+        peak: the largest depth so far.
+        received: messages that the actor has taken up.
+        refused: messages turned away because the mailbox was full, draining or closed.
+        expired: asks dropped unrun because their asker had given up.
+    """
+
+    name: str
+    depth: int
+    capacity: int
+    peak: int
+    received: int
+    refused: int
+    expired: int
+
+
 class Mailbox(Generic[M]):
     """A bounded, typed address; iterate it to receive.
 
     Args:
         name: used in logs, metrics and errors.
-        capacity: messages queued before senders are slowed down.
+        capacity: messages queued before senders are slowed down (`tell`, `ask`) or turned away
+            (`tell_nowait`, `ask` with ``shed``).
     """
 
-    def __init__(self, name: str, *, capacity: int = 64) -> None:
+    def __init__(self, name: str, capacity: int = 64) -> None:
         self.name = name
         self.capacity = capacity
         self._send, self._receive = trio.open_memory_channel[Any](capacity)
+        self._taken: set[_Slot[Any]] = set()  # taken up, not answered, and the asker still waits
+        self._closed = False
+        self._peak = self._received = self._refused = self._expired = 0
 
     async def tell(self, message: M | Ask[Any]) -> None:
         """Queue ``message``, waiting while the mailbox is full.
 
         Raises:
+            NotReady: the mailbox drains: what it has is finished, nothing new is taken.
             ActorStopped: the mailbox has been closed.
         """
         try:
             await self._send.send(message)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise ActorStopped(f"{self.name}: the mailbox is closed") from None
+            raise self._unavailable() from None
+        self._note_depth()
 
-    def tell_nowait(self, message: M) -> None:
+    def tell_nowait(self, message: M | Ask[Any]) -> None:
         """Queue ``message`` at once (for network handlers).
 
         Raises:
             MailboxFull: the mailbox is at capacity; shed the load.
+            NotReady: the mailbox drains.
             ActorStopped: the mailbox has been closed.
         """
         try:
             self._send.send_nowait(message)
         except trio.WouldBlock:
+            self._refused += 1
             raise MailboxFull(f"{self.name}: {self.capacity} messages wait already") from None
         except (trio.ClosedResourceError, trio.BrokenResourceError):
-            raise ActorStopped(f"{self.name}: the mailbox is closed") from None
+            raise self._unavailable() from None
+        self._note_depth()
 
-    async def ask(self, message: Ask[R], *, timeout: float) -> R:
+    async def ask(self, message: Ask[R], *, timeout: float, shed: bool = False) -> R:
         """Send ``message`` and wait at most ``timeout`` seconds for its answer.
+
+        At most once: the kernel never repeats a message.  After `ActorCrashed` or `AskTimeout`
+        it is unknown whether the work was done, so callers repeat only what is idempotent.
+
+        Args:
+            message: asked once; build a new one to repeat it.
+            timeout: seconds, finite; an ask that outlives it in the queue is dropped unrun.
+            shed: fail at once when the mailbox is full (for work that comes from the network)
+                rather than wait for room.
 
         Raises:
             AskTimeout: no answer in time, whether still queued or in progress.
+            ActorCrashed: the actor died while it handled the message.
+            MailboxFull: ``shed`` was asked for and the mailbox is at capacity.
+            NotReady: the mailbox drains.
+            ActorStopped: the mailbox has been closed.
             R3mesError: whatever the actor refused the message with.
         """
         slot = message._slot
+        if slot.deadline != inf or not timeout < inf:
+            raise ValueError(f"{self.name}: each message is asked once, with a finite timeout")
         slot.deadline = trio.current_time() + timeout
         try:
-            with trio.move_on_at(slot.deadline):
-                await self.tell(message)
+            with trio.CancelScope(deadline=slot.deadline):
+                await self._queue(message, shed)
                 await slot.done.wait()
         finally:
             slot.deadline = -inf  # nobody listens any more, also when cancelled
+            self._taken.discard(slot)
         if slot.error is not None:
             raise slot.error
         if not slot.done.is_set():
-            raise AskTimeout(
-                f"{self.name}: no answer to {type(message).__name__} within {timeout:g} s"
-            )
+            what = type(message).__name__
+            raise AskTimeout(f"{self.name}: no answer to {what} within {timeout:g} s")
         return slot.value  # type: ignore[return-value]  # set together with done
 
     def __aiter__(self) -> Self:
@@ -125,11 +172,30 @@ class Mailbox(Generic[M]):
                 message = await self._receive.receive()
             except (trio.EndOfChannel, trio.ClosedResourceError):
                 raise StopAsyncIteration from None
-            if not (isinstance(message, Ask) and message.expired):
-                return message  # type: ignore[no-any-return]
+            if not isinstance(message, Ask):
+                break
+            if not message.expired:
+                self._taken.add(message._slot)
+                break
+            self._expired += 1
+        self._received += 1
+        return message  # type: ignore[no-any-return]
+
+    def abandon(self, error: BaseException | None) -> None:
+        """Tell the askers of all that was taken up: the actor died of ``error`` (None: stopped)."""
+        for slot in self._taken:
+            if not slot.done.is_set():
+                slot.error = self._lost(error)
+                slot.done.set()
+        self._taken.clear()
+
+    def drain(self) -> None:
+        """Take nothing new; iteration ends after what is queued."""
+        self._send.close()
 
     def close(self) -> None:
         """Refuse everything still queued; later sends raise `ActorStopped`."""
+        self._closed = True
         self._send.close()
         while True:
             try:
@@ -137,5 +203,42 @@ class Mailbox(Generic[M]):
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 break
             if isinstance(message, Ask):
-                message.refuse(ActorStopped(f"{self.name}: the mailbox is closed"))
+                message.refuse(self._unavailable())
         self._receive.close()
+
+    def statistics(self) -> MailboxStatistics:
+        """The figures of this moment."""
+        depth = 0 if self._closed else self._receive.statistics().current_buffer_used
+        return MailboxStatistics(
+            self.name,
+            depth,
+            self.capacity,
+            self._peak,
+            self._received,
+            self._refused,
+            self._expired,
+        )
+
+    async def _queue(self, message: Ask[Any], shed: bool) -> None:
+        try:
+            self.tell_nowait(message)  # one pass through the scheduler less than `tell`
+        except MailboxFull:
+            if shed:
+                raise
+            self._refused -= 1
+            await self.tell(message)
+
+    def _note_depth(self) -> None:
+        self._peak = max(self._peak, self._receive.statistics().current_buffer_used)
+
+    def _unavailable(self) -> R3mesError:
+        self._refused += 1
+        if self._closed:
+            return ActorStopped(f"{self.name}: the mailbox is closed")
+        return NotReady(f"{self.name}: draining")
+
+    def _lost(self, error: BaseException | None) -> R3mesError:
+        if error is None:
+            return ActorStopped(f"{self.name}: stopped before it had answered")
+        # The type only: an answer may travel far, and a message may hold secrets.
+        return ActorCrashed(f"{self.name}: died of {type(error).__name__} before it had answered")

@@ -1,21 +1,23 @@
 """Supervision after Erlang/OTP: start in order, restart by strategy, give up loudly.
 
-Source: Erlang/OTP ``supervisor`` (stdlib manual, "Supervision Principles").  Kept:
-the three static strategies, restart types, restart intensity, ordered start and
-reverse-ordered stop.  Left out: dynamic children, code change, automatic shutdown.
+Source: Erlang/OTP ``supervisor`` (stdlib manual, "Supervision Principles").  Kept: the three
+static strategies, restart types, restart intensity, ordered start and reverse-ordered stop.
+Added: backoff, drain.  Left out: dynamic children, code change, automatic shutdown, and brutal
+kill, which trio cannot do (see `escalation`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import Enum, auto
 from math import inf
+from random import Random
 
 import trio
 
+from r3mes.actors.kernel.child import Child, ChildSpec, ChildStatistics, Life, Restart, State
 from r3mes.errors import RestartLimit
 
 logger = logging.getLogger(__name__)
@@ -29,41 +31,20 @@ class Strategy(Enum):
     REST_FOR_ONE = auto()  # restart it and those started after it
 
 
-class Restart(Enum):
-    """When an ended child is restarted at all."""
-
-    PERMANENT = auto()  # always
-    TRANSIENT = auto()  # only after an error
-    TEMPORARY = auto()  # never
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """How to run one child.
-
-    ``run`` must call ``task_status.started()`` when it is ready; each call makes
-    a fresh incarnation.  ``shutdown`` is the grace (seconds) after cancellation.
-    """
-
-    name: str
-    run: Callable[..., Awaitable[None]]
-    restart: Restart = Restart.PERMANENT
-    shutdown: float = 5.0
-
-
-@dataclass(eq=False, slots=True)
-class _Child:
-    spec: ChildSpec
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
-    error: Exception | None = None
-
-
 class Supervisor:
-    """Keeps ``children`` alive; itself an actor-shaped child, so trees nest.
+    """Keeps its children alive; itself shaped like a child, so trees nest.
 
-    Raises (from `run`):
-        RestartLimit: more than ``intensity`` restarts within ``period`` seconds.
+    One loop takes the ends of the children one by one and decides.  Waiting (for a backoff, for
+    the child before it) is done by the new incarnations themselves, so the loop is never late.
+
+    Args:
+        name: for logs and errors.
+        children: in the order of their start.
+        strategy: whom to restart when a child ends.
+        intensity: restarts within ``period`` that are borne; with one more `run` stops all
+            children and raises `RestartLimit`.  Intensities multiply up a tree.
+        period: seconds.
+        rng: where the jitter of the backoff comes from.
     """
 
     def __init__(
@@ -74,6 +55,7 @@ class Supervisor:
         strategy: Strategy = Strategy.ONE_FOR_ONE,
         intensity: int = 5,
         period: float = 30.0,
+        rng: Random | None = None,
     ) -> None:
         self.name = name
         self._specs = tuple(children)
@@ -82,90 +64,166 @@ class Supervisor:
         self._strategy = strategy
         self._intensity = intensity
         self._period = period
+        self._rng = rng or Random()  # noqa: S311  jitter, not a secret
+        self._children: tuple[Child, ...] = ()
+        self._deaths: deque[float] = deque()
+        self._ends, self._ended = trio.open_memory_channel[Life | None](inf)  # None: drain
+        self._draining = False
+
+    @property
+    def stop_timeout(self) -> float:
+        """Seconds within which `run` ends once it is cancelled, if no child is stuck."""
+        return sum(spec.stop_timeout for spec in self._specs) + 1.0
+
+    def as_child(self, restart: Restart = Restart.PERMANENT) -> ChildSpec:
+        """How a supervisor above runs this one."""
+        ready_timeout = sum(spec.ready_timeout for spec in self._specs) + 1.0
+        return ChildSpec(
+            self.name,
+            self.run,
+            restart,
+            ready_timeout=ready_timeout,
+            stop_timeout=self.stop_timeout,
+            intake=self,
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        self._live: dict[str, _Child] = {}
-        self._wanted = set(self._specs)
-        self._restarts: deque[float] = deque()
-        self._exited, exits = trio.open_memory_channel[_Child](inf)
+        """Start the children and keep them alive until drained or cancelled.
+
+        Raises:
+            RestartLimit: more than ``intensity`` restarts within ``period`` seconds.
+            Exception: what the first start of a child, or one of its `ChildSpec.fatal`, failed of.
+        """
+        self._children = tuple(Child(spec) for spec in self._specs)
+        self._deaths.clear()
+        failure: Exception | None = None
         async with trio.open_nursery() as self._nursery:
             try:
-                for spec in self._specs:
-                    await self._start(spec)
+                await self._start_all()
                 task_status.started()
-                async for child in exits:
-                    await self._on_exit(child)
+                await self._watch()
+            except Exception as error:  # noqa: BLE001  raised below, without the nursery's group
+                failure = error
             finally:
-                with trio.CancelScope(shield=True):
-                    await self._stop(self._specs)
+                await self._stop(self._children)
+        if failure is not None:
+            raise failure
 
-    async def _start(self, spec: ChildSpec) -> None:
-        child = self._live[spec.name] = _Child(spec)
-        await self._nursery.start(self._run_child, child)
+    def drain(self) -> None:
+        """Let `run` end as soon as the children, last first, have done what they had taken."""
+        self._draining = True
+        self._ends.send_nowait(None)
 
-    async def _run_child(self, child: _Child, *, task_status: trio.TaskStatus[None]) -> None:
-        try:
-            with child.scope:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(child.spec.run)
-                    child.scope.shield = True  # from now on only _stop cancels it
-                    task_status.started()
-        except Exception as error:
-            child.error = error
-            if not child.scope.shield:
-                raise  # never became ready: _start's caller decides
-        finally:
-            child.done.set()
-            if child.scope.shield:
-                self._exited.send_nowait(child)
+    def close(self) -> None:
+        """Refuse whatever still waits for one of the children; none of them will come back."""
+        for spec in self._specs:
+            if spec.intake is not None:
+                spec.intake.close()
 
-    async def _on_exit(self, child: _Child) -> None:
-        spec = child.spec
-        if self._live.get(spec.name) is not child:
-            return  # stopped on purpose in the meantime
-        del self._live[spec.name]
-        if spec.restart is Restart.TEMPORARY or (
-            spec.restart is Restart.TRANSIENT and child.error is None
-        ):
-            self._wanted.discard(spec)
+    def statistics(self) -> tuple[ChildStatistics, ...]:
+        """The figures of this moment, one per child; empty before the first start."""
+        return tuple(child.statistics() for child in self._children)
+
+    async def _start_all(self) -> None:
+        for child in self._children:
+            life = self._begin(child)
+            await life.settled.wait()
+            if life.ready_at is None:
+                raise life.error or RestartLimit(f"{self.name}: {child.spec.name} did not start")
+
+    def _begin(self, child: Child, *, delay: float = 0.0, after: Life | None = None) -> Life:
+        child.enter(State.WAITING)
+        child.life = Life(child, delay=delay, after=after)
+        self._nursery.start_soon(child.life.run, self._nursery, self._ends.send_nowait)
+        return child.life
+
+    async def _watch(self) -> None:
+        while not (self._draining and await self._drained()):
+            life = await self._ended.receive()
+            if life is not None:
+                await self._on_end(life)
+
+    async def _on_end(self, life: Life) -> None:
+        child = life.child
+        if child.life is not life:
+            _log_stopped(self.name, life)
             return
-        self._count_restart(child)
-        at = self._specs.index(spec)
-        affected = {
-            Strategy.ONE_FOR_ONE: self._specs[at : at + 1],
-            Strategy.ONE_FOR_ALL: self._specs,
-            Strategy.REST_FOR_ONE: self._specs[at:],
-        }[self._strategy]
-        await self._stop(affected)
-        for other in affected:
-            if other not in self._wanted:
-                continue
-            if other is not spec and other.restart is Restart.TEMPORARY:
-                self._wanted.discard(other)
-                continue
-            try:
-                await self._start(other)
-            except Exception:  # noqa: BLE001  not ready again: one more death
-                self._exited.send_nowait(self._live[other.name])
-                break
+        child.life = None
+        child.fail(life)
+        if not self._comes_back(child, life.error):
+            child.retire()
+        elif isinstance(life.error, child.spec.fatal):
+            raise life.error
+        else:
+            self._count_death(child)
+            await self._restart(child)
 
-    def _count_restart(self, child: _Child) -> None:
-        logger.error("%s: %s died, restarting", self.name, child.spec.name, exc_info=child.error)
+    def _comes_back(self, child: Child, error: BaseException | None) -> bool:
+        if error is None and self._draining:
+            return False
+        if child.spec.restart is Restart.TRANSIENT:
+            return error is not None
+        return child.spec.restart is Restart.PERMANENT
+
+    def _count_death(self, child: Child) -> None:
+        error, name = child.last_error, child.spec.name
+        logger.error("%s: %s died, restarting", self.name, name, exc_info=error)
         now = trio.current_time()
-        self._restarts.append(now)
-        while self._restarts[0] <= now - self._period:
-            self._restarts.popleft()
-        if len(self._restarts) > self._intensity:
-            raise RestartLimit(f"{self.name}: {child.spec.name} failed again") from child.error
+        self._deaths.append(now)
+        while self._deaths[0] <= now - self._period:
+            self._deaths.popleft()
+        if len(self._deaths) > self._intensity:
+            within = f"{len(self._deaths)} failures within {self._period:g} s"
+            raise RestartLimit(f"{self.name}: {within}, the last of {name}") from error
 
-    async def _stop(self, specs: Sequence[ChildSpec]) -> None:
-        """Stop those of ``specs`` that run, last started first."""
-        for spec in reversed(specs):
-            child = self._live.pop(spec.name, None)
-            if child is None:
+    async def _restart(self, child: Child) -> None:
+        affected = self._affected(child)
+        if not await self._stop(affected):
+            raise RestartLimit(f"{self.name}: a child to be restarted is stuck")
+        delay = child.spec.backoff.delay_for(child.failures, self._rng)
+        before: Life | None = None
+        for other in affected:
+            if other is not child and other.spec.restart is Restart.TEMPORARY:
+                other.retire()
+            if not other.wanted:
                 continue
-            child.scope.cancel()
-            with trio.move_on_after(spec.shutdown) as grace:
-                await child.done.wait()
-            if grace.cancelled_caught:
-                logger.error("%s: %s did not stop in %.1fs", self.name, spec.name, spec.shutdown)
+            other.restarts += 1
+            before = self._begin(other, delay=delay if other is child else 0.0, after=before)
+
+    def _affected(self, child: Child) -> tuple[Child, ...]:
+        at = self._children.index(child)
+        match self._strategy:
+            case Strategy.ONE_FOR_ONE:
+                return (child,)
+            case Strategy.ONE_FOR_ALL:
+                return self._children
+            case Strategy.REST_FOR_ONE:
+                return self._children[at:]
+
+    async def _stop(self, children: Sequence[Child]) -> bool:
+        """Stop ``children``, last started first; False if one is stuck, but the others stop too."""
+        stopped = True
+        with trio.CancelScope(shield=True):  # each takes its `stop_timeout` at most
+            for child in reversed(children):
+                life, child.life = child.life, None
+                if life is not None:
+                    stopped &= await life.stop()
+        return stopped
+
+    async def _drained(self) -> bool:
+        """Let the last child that lives finish; True once none is left."""
+        for child in reversed(self._children):
+            if child.life is None:
+                continue
+            if child.spec.intake is not None:
+                child.spec.intake.drain()
+                return False  # its end comes as an event
+            await self._stop((child,))
+            child.wanted = False
+        return True
+
+
+def _log_stopped(supervisor: str, life: Life) -> None:
+    if life.error is not None:
+        name = life.child.spec.name
+        logger.warning("%s: %s failed while it stopped", supervisor, name, exc_info=life.error)

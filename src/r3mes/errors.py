@@ -44,6 +44,7 @@
     + ActorStopped        the mailbox is closed
     + AskTimeout          no answer before the deadline
     + MailboxFull         back-pressure; try later
+    + StartTimeout        a child was not ready in its time
     + RestartLimit        a supervisor gave up
 
 Each class carries its `Kind`: the one registry that HTTP, JSON-RPC, the command line and
@@ -447,3 +448,10 @@ class RestartLimit(ActorError):
 
     kind = Kind("R3-ACTOR-005", "restart_limit", 500, -32085, 70,
                 "a part of the node failed again and again", "look at the node's log for the cause")
+
+
+class StartTimeout(ActorError):
+    """A part of the node was not ready in its time."""
+
+    kind = Kind("R3-ACTOR-006", "start_timeout", 500, -32086, 70,
+                "a part of the node did not start in time", "look at the node's log for the cause")
