@@ -1,0 +1,1 @@
+"""Configuration: one schema, several sources, one answer to where a value came from."""

@@ -1,0 +1,157 @@
+"""Reads the configuration: defaults < file < environment < flags.
+
+Each value is checked by itself, where it stands, so that a message can name the file and line, the
+variable or the flag at fault.  ``R3MES_API__LISTEN`` sets ``api.listen``; a list is given in TOML's
+form or with commas.  Relative paths count from the folder of the configuration file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r3mes.config.keys import Key, keys_of, sections
+from r3mes.config.paths import config_file
+from r3mes.config.schema import Config, Model
+from r3mes.config.secrets import check_secret_file
+from r3mes.config.sources import Setting, from_env, from_file, from_flags, known_key
+from r3mes.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where each value came from.
+
+    Args:
+        file: the file that was read, or would have been.
+        origins: by dotted key: ``default``, ``file PATH:LINE``, ``env NAME`` or ``flag --NAME``.
+    """
+
+    config: Config
+    file: Path
+    origins: Mapping[str, str]
+
+
+def load(*, file: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+    """Read and check the whole configuration.
+
+    Args:
+        file: the TOML file, which may be missing; None takes the usual place.
+        env: the environment.
+        flags: values from the command line by dotted key, such as ``api.listen``.
+
+    Raises:
+        ConfigError: a key or value is wrong; says where, and what would be right.
+        InsecureFile: a file with a secret can be read by others.
+    """
+    path = (file or config_file(env)).absolute()
+    found = [*(from_file(path) if path.exists() else ()), *from_env(env), *from_flags(flags)]
+    origins = dict.fromkeys(all_keys(), "default") | {one.key: one.origin for one in found}
+    values: dict[str, Any] = {section: {} for section in sections()} | {"models": ()}
+    for setting in found:
+        section, _, name = setting.key.partition(".")
+        if section == "models":
+            values[section] = tuple(_models(setting))
+        else:
+            values[section][name] = _checked(all_keys()[setting.key], setting)
+    config = _build(values, path.parent)
+    _check_whole(config, origins)
+    return Loaded(config, path, origins)
+
+
+def all_keys() -> dict[str, Key]:
+    """Every key by its dotted name, but those of the tables in ``[[models]]``."""
+    return {
+        key.name: key
+        for section, layer in sections().items()
+        for key in (keys_of(layer, section).values() if section != "models" else ())
+    }
+
+
+def value_of(config: Config, key: str) -> object:
+    """The value of a dotted key; of a section, its values by name."""
+    section, _, name = key.partition(".")
+    layer = getattr(config, section)
+    return getattr(layer, name) if name else layer
+
+
+def _checked(key: Key, setting: Setting) -> object:
+    try:
+        return key.check(setting.value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{setting.origin}: {setting.key} is {_shown(setting.value)}, expected is {error}"
+        ) from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _models(setting: Setting) -> Iterator[Model]:
+    tables = setting.value
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{setting.origin}: models are tables of their own: write [[models]]")
+    keys = keys_of(Model, "models")
+    for number, table in enumerate(tables):
+        values: dict[str, Any] = {}
+        for name, value in table.items():
+            known_key("models", name, setting.origin)
+            at = Setting(f"models[{number}].{name}", value, setting.origin)
+            values[name] = _checked(keys[name], at)
+        if "id" not in values:
+            raise ConfigError(f"{setting.origin}: models[{number}] has no id")
+        yield Model(**values)
+
+
+def _build(values: Mapping[str, Any], folder: Path) -> Config:
+    layers: dict[str, Any] = {"models": values["models"]}
+    for section, layer in sections().items():
+        if section == "models":
+            continue
+        filled = {key: values[section].get(key, one.default) for key, one in
+                  keys_of(layer, section).items()}  # fmt: skip
+        layers[section] = layer(
+            **{
+                name: folder / value if isinstance(value, Path) else value
+                for name, value in filled.items()
+            }
+        )
+    return Config(**layers)
+
+
+def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
+    """What no key can know by itself."""
+    for name, key in all_keys().items():
+        path = value_of(config, name)
+        if key.secret_file and isinstance(path, Path) and path.exists():
+            check_secret_file(path)
+    if not config.api.insecure and not _is_loopback(config.api.listen):
+        raise ConfigError(
+            f"{origins['api.listen']}: api.listen is {config.api.listen!r}, which others can "
+            "reach, and API keys would travel unencrypted",
+            do="listen on 127.0.0.1 behind a proxy with TLS, or set api.insecure = true",
+        )
+    names = [served_name(model) for model in config.models]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"{origins['models']}: two models are called {min(twice)!r}",
+            do="give one of them another name",
+        )
+
+
+def served_name(model: Model) -> str:
+    """What a model is called in the network."""
+    return model.name or model.id.rstrip("/").rpartition("/")[2]
+
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,26 @@
+"""Where files are by default: the XDG directories, or all in one place with ``--datadir``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+APP = "r3mes"
+CONFIG_VARIABLE = "R3MES_CONFIG"
+DATADIR_VARIABLE = "R3MES_NODE__DATADIR"
+
+
+def data_directory() -> Path:
+    """``~/.local/share/r3mes``, or what XDG_DATA_HOME says."""
+    return platformdirs.user_data_path(APP)
+
+
+def config_file(env: Mapping[str, str], datadir: Path | None = None) -> Path:
+    """The configuration file: named by R3MES_CONFIG, in ``datadir`` if given, else XDG's."""
+    if named := env.get(CONFIG_VARIABLE):
+        return Path(named).expanduser()
+    if datadir is None and (chosen := env.get(DATADIR_VARIABLE)):
+        datadir = Path(chosen).expanduser()
+    return (datadir or platformdirs.user_config_path(APP)) / "config.toml"

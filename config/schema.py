@@ -1,0 +1,195 @@
+"""Every key of the configuration: its type, bounds, default and meaning, in one place.
+
+``docs/config.md`` is made from this file, and so are the messages about wrong values.  Names carry
+their unit where they have one.  Nothing here is secret: secrets are files, named by path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from r3mes.config.paths import data_directory
+
+ADDRESS = r"^([^\s:]+|\[[0-9a-fA-F:]+\]):\d{1,5}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+
+
+def key(description: str, expects: str = "", *, secret_file: bool = False, **bounds: Any) -> Meta:
+    """Describe a key.
+
+    Args:
+        description: what it is for; the first sentence of its documentation.
+        expects: what a right value looks like, for messages; from the type if empty.
+        secret_file: it names a file that nobody else may read.
+        bounds: as `msgspec.Meta` takes them.
+    """
+    extra = {"expects": expects, "secret_file": secret_file}
+    return Meta(description=description, extra=extra, **bounds)
+
+
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A section of the configuration."""
+
+
+class Node(Layer, frozen=True):
+    """The node as a whole."""
+
+    chain_id: Annotated[
+        str, key("The network it belongs to; peers of another are not used.", min_length=1)
+    ] = "r3mes-dev-1"
+    datadir: Annotated[
+        Path, key("Where database, keys and wallets are. --datadir also moves this file there.")
+    ] = msgspec.field(default_factory=data_directory)
+
+
+class Api(Layer, frozen=True):
+    """The HTTP API for applications on this machine."""
+
+    listen: Annotated[
+        str,
+        key("Where the API listens; port 0 takes a free one.",
+            "host:port, such as 127.0.0.1:7331", pattern=ADDRESS),
+    ] = "127.0.0.1:7331"  # fmt: skip
+    key_file: Annotated[
+        Path,
+        key("Where `r3mes init` puts the API key and the command line finds it.", secret_file=True),
+    ] = Path("api-key")
+    max_body_bytes: Annotated[
+        int, key("Largest body that is taken.", ge=1024, le=1024 * 1024 - 4096)
+    ] = 1024 * 1024 - 4096
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        key("Names, besides those of loopback, under which callers may address the API."),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        key("Web origins whose pages may call the API.", "origins, such as https://chat.example"),
+    ] = ()
+    insecure: Annotated[
+        bool,
+        key("Allow to listen beyond loopback although keys then travel unencrypted."),
+    ] = False
+
+
+class P2p(Layer, frozen=True):
+    """The node's side towards other nodes."""
+
+    listen: Annotated[
+        tuple[Annotated[str, Meta(pattern=ADDRESS)], ...],
+        key("Where other nodes reach this one, by TCP.", "addresses such as 0.0.0.0:7330"),
+    ] = ("0.0.0.0:7330",)
+    announce: Annotated[
+        tuple[str, ...],
+        key("Multiaddresses told to peers instead of those found out; for port forwarding."),
+    ] = ()
+    bootstrap: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^/.+/p2p/[A-Za-z0-9]+$")], ...],
+        key("Peers to connect to at start.",
+            "multiaddresses with a peer id, such as /ip4/203.0.113.5/tcp/7330/p2p/12D3KooW…"),
+    ] = ()  # fmt: skip
+    lan_discovery: Annotated[bool, key("Find nodes in the local network by multicast DNS.")] = True
+
+
+class Engine(Layer, frozen=True):
+    """The process that runs the models."""
+
+    device: Annotated[
+        str,
+        key("Where models run; auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N",
+            pattern=r"^(auto|cpu|cuda(:\d+)?)$"),
+    ] = "auto"  # fmt: skip
+    require: Annotated[
+        Literal["any", "cuda"],
+        key("With cuda the node refuses to start without a GPU instead of falling back."),
+    ] = "any"
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        key("Number format of the weights; auto takes the one they are stored in."),
+    ] = "auto"
+    memory_bytes: Annotated[
+        Annotated[int, Meta(ge=64 * 1024 * 1024)] | None,
+        key("Most memory the process may take; no cap if not set.", "bytes, 67108864 or more"),
+    ] = None
+
+
+class Model(Layer, frozen=True):
+    """One model that this node serves."""
+
+    id: Annotated[
+        str,
+        key("What to load: `builtin`, a directory with safetensors weights, or a hub id.",
+            min_length=1),
+    ]  # fmt: skip
+    name: Annotated[
+        Annotated[str, Meta(pattern=NAME)] | None,
+        key("What it is called in the network; the last part of the id if not set.",
+            "up to 128 letters, digits and ._/-"),
+    ] = None  # fmt: skip
+    revision: Annotated[
+        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+    ] = None
+    price_prompt: Annotated[
+        int, key("Price of the prompt, in uremes per million tokens.", ge=0, le=10**15)
+    ] = 100_000
+    price_completion: Annotated[
+        int, key("Price of the answer, in uremes per million tokens.", ge=0, le=10**15)
+    ] = 200_000
+    max_context: Annotated[
+        Annotated[int, Meta(ge=16)] | None,
+        key("Most tokens of prompt and answer; the model's own limit if not set.", "16 or more"),
+    ] = None
+
+
+class Limits(Layer, frozen=True):
+    """How much work is taken at a time."""
+
+    slots: Annotated[int, key("Answers written at the same time, per model.", ge=1, le=1024)] = 1
+    queue: Annotated[
+        int, key("Requests that may wait for a slot, per model; more are refused.", ge=0, le=65536)
+    ] = 16
+    answer_seconds: Annotated[
+        float, key("Longest time for one answer, waiting included.", gt=0, le=86400)
+    ] = 600.0
+    drain_seconds: Annotated[
+        float, key("How long answers in flight may go on when the node is stopped.", ge=0, le=3600)
+    ] = 60.0
+
+
+class Wallet(Layer, frozen=True):
+    """The account that is paid for answers and pays for them."""
+
+    name: Annotated[
+        str, key("Which wallet in the data directory.", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    ] = "default"
+    passphrase_file: Annotated[
+        Path | None,
+        key("File with the wallet's passphrase, for starting unattended.", secret_file=True),
+    ] = None
+
+
+class Log(Layer, frozen=True):
+    """What the node writes to stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], key("Least severity that is written.")
+    ] = "info"
+    format: Annotated[
+        Literal["text", "json"], key("Lines for people, or one JSON object each.")
+    ] = "text"
+
+
+class Config(Layer, frozen=True):
+    """The whole configuration."""
+
+    node: Node = msgspec.field(default_factory=Node)
+    api: Api = msgspec.field(default_factory=Api)
+    p2p: P2p = msgspec.field(default_factory=P2p)
+    engine: Engine = msgspec.field(default_factory=Engine)
+    models: tuple[Model, ...] = ()
+    limits: Limits = msgspec.field(default_factory=Limits)
+    wallet: Wallet = msgspec.field(default_factory=Wallet)
+    log: Log = msgspec.field(default_factory=Log)

@@ -1,0 +1,65 @@
+"""Files with secrets: read only when nobody else can read them, written so that nobody can."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from r3mes.errors import ConfigError, InsecureFile
+
+MAX_BYTES = 4096
+
+
+def check_secret_file(path: Path) -> None:
+    """See that ``path`` is a regular file that only its owner (and root) can read.
+
+    Raises:
+        InsecureFile: others can.
+        ConfigError: it is not there or not a file.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is not a regular file")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise InsecureFile(
+            f"{path} has mode {mode:04o}, so that other users can read the secret in it",
+            do=f"run `chmod 600 {path}`",
+        )
+
+
+def read_secret(path: Path) -> str:
+    """The secret in ``path``, without the line's end.
+
+    Raises:
+        InsecureFile: others can read the file.
+        ConfigError: it is not there, empty or too long for a secret.
+    """
+    check_secret_file(path)
+    try:
+        text = path.read_bytes()[: MAX_BYTES + 1].decode().strip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text file") from None
+    if not text or len(text) > MAX_BYTES:
+        raise ConfigError(f"{path} is {'too long' if text else 'empty'} for a secret")
+    return text
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Create ``path`` with mode 0600 from the start.
+
+    Raises:
+        FileExistsError: it is there already; nothing is overwritten.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{secret}\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,171 @@
+"""The application: routes, and the layers that a request passes before it reaches one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
+from r3mes.node.http.auth import Auth, needs
+from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
+from r3mes.node.http.chat_request import ChatBody
+from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
+from r3mes.node.http.guards import BodyLimit, Origins, RequestId
+from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
+
+open_routes = APIRouter()
+read_routes = APIRouter(dependencies=[Depends(needs("r"))])
+invoke_routes = APIRouter(dependencies=[Depends(needs("i"))])
+
+
+def build_app(
+    *,
+    gateway: Gateway,
+    keyring: Keyring,
+    state: NodeState,
+    max_body_bytes: int = 1024 * 1024 - 4096,
+    allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+) -> ASGIApp:
+    """The node's HTTP application, for any ASGI server that runs on trio."""
+    app = build_routes(gateway, state)
+    limited = BodyLimit(app, max_body_bytes)
+    ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
+    return RequestId(Auth(ours, keyring))
+
+
+def build_routes(gateway: Gateway, state: NodeState) -> FastAPI:
+    """The routes alone, without the layers that guard them."""
+    app = FastAPI(title="R3MES node", version=version("r3mes"), docs_url=None, redoc_url=None)
+    app.state.gateway, app.state.node = gateway, state
+    for router in (open_routes, read_routes, invoke_routes):
+        app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(R3mesError, _failed)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def _node(request: Request) -> NodeState:
+    node: NodeState = request.app.state.node
+    return node
+
+
+TheGateway = Annotated[Gateway, Depends(_gateway)]
+TheNode = Annotated[NodeState, Depends(_node)]
+
+
+@open_routes.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process lives and its event loop turns; nothing else is looked at."""
+    return {"status": "ok"}
+
+
+@open_routes.get("/readyz")
+async def readyz(node: TheNode) -> JSONResponse:
+    """Whether requests can be answered now; 503 with the reasons if not."""
+    reasons = list(node.not_ready())
+    body = {"ready": not reasons, "reasons": reasons}
+    return JSONResponse(body, status_code=503 if reasons else 200)
+
+
+@open_routes.get("/version")
+async def show_version() -> dict[str, str]:
+    """The version of the node."""
+    return {"version": version("r3mes")}
+
+
+@read_routes.get("/node/status")
+async def status(node: TheNode) -> JSONResponse:
+    """What `r3mes status --json` prints."""
+    return JSONResponse(dict(node.status()))
+
+
+@read_routes.get("/v1/models")
+async def models(gateway: TheGateway) -> dict[str, object]:
+    """All models that can be asked for, here and at connected peers."""
+    return {"object": "list", "data": [_model(entry) for entry in gateway.models()]}
+
+
+@read_routes.get("/v1/models/{model_id:path}")
+async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
+    """One model by its id, which may contain slashes."""
+    for entry in gateway.models():
+        if entry.id == model_id:
+            return _model(entry)
+    raise ModelNotFound(f"the model {model_id!r} is not served by a connected node", param="model")
+
+
+@invoke_routes.post("/v1/chat/completions")
+async def chat_completions(body: ChatBody, gateway: TheGateway) -> Response:
+    """Continue a chat, as one object or as a stream."""
+    opening = gateway.complete(body.request())
+    ignored = ",".join(sorted(body.ignored()))
+    headers = {"x-r3mes-ignored": _printable(ignored)} if ignored else {}
+    if not body.stream:
+        return WholeAnswer(opening, headers)
+    options = body.stream_options
+    return StreamedAnswer(opening, headers, include_usage=bool(options and options.include_usage))
+
+
+def _printable(text: str) -> str:
+    """Names that a caller chose, made safe for a header: cut, and ASCII without controls."""
+    return text[:500].encode("ascii", "backslashreplace").decode().replace("\n", " ")
+
+
+def _model(entry: ModelEntry) -> dict[str, object]:
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": entry.owned_by,
+        "r3mes": {
+            "hash": entry.hash_hex,
+            "context": entry.context,
+            "price_prompt": entry.price_prompt,
+            "price_completion": entry.price_completion,
+        },
+    }
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    known = as_r3mes_error(error)
+    body = {"error": error_object(known)}
+    return JSONResponse(body, status_code=known.kind.http, headers=error_headers(known))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own refusals: an unknown path, a wrong method, a body that is not JSON."""
+    path = request.url.path
+    match getattr(error, "status_code", 400):
+        case 404:
+            known: R3mesError = NotFound(f"there is no {path}")
+        case 405:
+            known = NotFound(f"{path} does not take {request.method}")
+        case _:
+            known = BadRequest("the body is not valid JSON in UTF-8")
+    return await _failed(request, known)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """What pydantic found; the first fault is enough to go on."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    where = [str(part) for part in first.get("loc", ()) if part != "body"]
+    if first.get("type") == "json_invalid":
+        return await _failed(request, BadRequest("the body is not valid JSON"))
+    what = str(first.get("msg", "invalid"))
+    detail = f"{'.'.join(where) or 'the body'}: {what[:1].lower()}{what[1:]}"
+    return await _failed(request, BadRequest(detail, param=where[0] if where else None))

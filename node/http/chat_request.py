@@ -1,0 +1,127 @@
+"""The body of ``POST /v1/chat/completions``: which fields count, and their bounds.
+
+Every number has a bound, because each costs somebody memory or time.  Fields that would change
+the answer in a way that we cannot are refused by name; fields that we do not know are let pass
+and listed in ``x-r3mes-ignored``.
+
+Source: OpenAI API reference, "Create chat completion"; n, tools, logprobs, audio left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from r3mes.errors import BadRequest
+from r3mes.node.http.ports import ChatRequest
+
+MAX_MESSAGES = 2048
+MAX_PARTS = 256
+MAX_TOKENS = 1_000_000
+STOP_BYTES = 64
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+"""Fields that we cannot honour, with the values that ask for nothing."""
+
+
+class TextPart(BaseModel):
+    """One part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of the chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+
+    def plain(self) -> dict[str, object]:
+        """Role and text, as chat templates know them: ``developer`` is OpenAI's new ``system``."""
+        role = "system" if self.role == "developer" else self.role
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": role, "content": text}
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatBody(BaseModel):
+    """The request as it comes in."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def request(self) -> ChatRequest:
+        """What the gateway is asked.
+
+        Raises:
+            BadRequest: a field is set that we cannot honour.
+        """
+        self._refuse_unsupported()
+        return ChatRequest(
+            model=self.model,
+            messages=tuple(message.plain() for message in self.messages),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            seed=self.seed,
+            stop=self._stops(),
+        )
+
+    def ignored(self) -> Iterator[str]:
+        """Names of the fields that we do not know."""
+        return (name for name in self.model_extra or {} if name not in NEUTRAL)
+
+    def _refuse_unsupported(self) -> None:
+        for name, value in (self.model_extra or {}).items():
+            if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
+                raise BadRequest(
+                    f"{name} is set, and this node does not support it",
+                    do=f"leave {name} out",
+                    param=name,
+                )
+
+    def _stops(self) -> tuple[str, ...]:
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if any(len(stop.encode()) > STOP_BYTES for stop in stops):
+            raise BadRequest(f"a stop string is longer than {STOP_BYTES} bytes", param="stop")
+        return stops

@@ -1,0 +1,116 @@
+"""What the HTTP surface needs of the node, as protocols: tests give it small ones of their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat to complete, checked and within bounds.
+
+    Args:
+        messages: ``{"role": …, "content": text}`` each, in order.
+        max_tokens: most tokens of the answer; None leaves it to the server's context.
+        seed: None lets the gateway draw one.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, object]]
+    max_tokens: int | None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Answer(Protocol):
+    """An answer under way: iterate it for its text; the figures hold after the end."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def route(self) -> str: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cost_uremes(self) -> int: ...
+    @property
+    def receipt_id(self) -> str: ...
+    @property
+    def queue_ms(self) -> float: ...
+    def __aiter__(self) -> AsyncIterator[str]: ...
+
+
+class ModelEntry(Protocol):
+    """A model that can be asked for; prices in uremes per million tokens."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def hash_hex(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def owned_by(self) -> str: ...
+    @property
+    def price_prompt(self) -> int: ...
+    @property
+    def price_completion(self) -> int: ...
+
+
+class Gateway(Protocol):
+    """Finds somebody who answers, here or at a peer."""
+
+    def complete(self, request: ChatRequest) -> AbstractAsyncContextManager[Answer]:
+        """Have ``request`` answered; leaving the context early cancels the answer.
+
+        Raises:
+            R3mesError: on entering it, or while it is iterated.
+        """
+        ...
+
+    def models(self) -> Sequence[ModelEntry]: ...
+
+
+class ApiKey(Protocol):
+    """A key that was checked."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def scopes(self) -> Collection[str]: ...
+
+
+class Keyring(Protocol):
+    """Knows the API keys, by their hashes."""
+
+    async def check(self, secret: str) -> ApiKey:
+        """Compare in constant time.
+
+        Raises:
+            Unauthenticated: no key has this secret.
+        """
+        ...
+
+
+class NodeState(Protocol):
+    """What the node knows about itself."""
+
+    def status(self) -> Mapping[str, object]:
+        """All that `r3mes status`, `peers` and `models` show; JSON types only."""
+        ...
+
+    def not_ready(self) -> Sequence[str]:
+        """Why the node cannot answer now, one reason each; empty when it can."""
+        ...

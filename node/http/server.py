@@ -1,0 +1,119 @@
+"""Serves the application with Hypercorn in the daemon's own event loop.
+
+Limits against slow callers: silence or half a header for `IDLE_SECONDS` ends a connection; a body
+has `guards.BODY_SECONDS`; data that the caller does not take is given up by the kernel after
+`STALLED_SECONDS`.  Hypercorn's ``read_timeout`` stays off: it would also end callers who listen
+quietly to a long stream.
+
+Source: Hypercorn 0.18 ``trio/run.py`` and ``trio/tcp_server.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from starlette.types import ASGIApp
+
+from r3mes.errors import ConfigError, PortInUse
+
+IDLE_SECONDS = 15.0
+STALLED_SECONDS = 60
+HEADER_BYTES = 16 * 1024
+BACKLOG = 128
+
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.WARNING)  # Hypercorn announces its address, and so do we
+
+
+class HttpServer:
+    """One listening socket and the application behind it.
+
+    Args:
+        listen: ``host:port``; port 0 takes a free one.
+        drain_seconds: how long answers in flight may go on after `drain`.
+    """
+
+    def __init__(self, app: ASGIApp, *, listen: str, drain_seconds: float = 30.0) -> None:
+        self._app, self._listen, self._drain_seconds = app, listen, drain_seconds
+        self._draining = trio.Event()
+
+    def drain(self) -> None:
+        """Take no new connection; `run` returns when the answers in flight are out."""
+        self._draining.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `drain`; cancelling cuts everything off.
+
+        Starts with the address that was bound, ``host:port``.
+
+        Raises:
+            PortInUse: the address is taken.
+        """
+        with bind(self._listen) as listener:
+            await self._serve(listener, task_status)
+
+    async def _serve(self, listener: socket.socket, task_status: trio.TaskStatus[str]) -> None:
+        host, port = listener.getsockname()[:2]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        async with trio.open_nursery() as nursery:
+            config = _hypercorn_config(listener, self._drain_seconds)
+            await nursery.start(_start, self._app, config, self._draining.wait)
+            task_status.started(address)
+
+
+async def _start(
+    app: ASGIApp,
+    config: Config,
+    shutdown: Callable[[], Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    await serve(app, config, shutdown_trigger=shutdown, task_status=task_status)  # type: ignore[arg-type]
+
+
+def bind(listen: str) -> socket.socket:
+    """A socket that listens on ``listen``.
+
+    Raises:
+        PortInUse: another program has the port.
+        ConfigError: the address is not one of this machine.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
+    try:
+        listener.bind((host, int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"the API cannot listen on {listen}: another program does",
+                do="stop that program, or choose another address as api.listen",
+            ) from None
+        raise ConfigError(f"the API cannot listen on {listen}: {error.strerror}") from None
+    return listener
+
+
+def _hypercorn_config(listener: socket.socket, drain_seconds: float) -> Config:
+    config = Config()
+    # Hypercorn closes what it is given: it gets a descriptor of its own.
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    config.graceful_timeout = drain_seconds
+    config.keep_alive_timeout = IDLE_SECONDS
+    config.h11_max_incomplete_size = HEADER_BYTES
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logger
+    config.backlog = BACKLOG
+    return config

@@ -1,0 +1,160 @@
+"""A real Hypercorn server on loopback, with a small gateway and keyring behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+import trio
+
+from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
+from r3mes.node.http.app import build_app
+from r3mes.node.http.ports import ChatRequest
+from r3mes.node.http.server import HttpServer
+
+KEYS = {"r3k_both": {"r", "i"}, "r3k_read": {"r"}, "r3k_none": set()}
+
+
+@dataclass
+class SmallKey:
+    name: str
+    scopes: set[str]
+
+
+class SmallKeyring:
+    async def check(self, secret: str) -> SmallKey:
+        if secret not in KEYS:
+            raise Unauthenticated("the API key is not known")
+        return SmallKey(secret, KEYS[secret])
+
+
+@dataclass
+class SmallModel:
+    id: str
+    hash_hex: str = "ab" * 32
+    context: int = 512
+    owned_by: str = "local"
+    price_prompt: int = 100
+    price_completion: int = 200
+
+
+@dataclass
+class SmallAnswer:
+    gateway: SmallGateway
+    request: ChatRequest
+    peer: str = "12D3KooWtest"
+    route: str = "peer"
+    finish_reason: str = "stop"
+    prompt_tokens: int = 3
+    completion_tokens: int = 2
+    cost_uremes: int = 7
+    receipt_id: str = "cd" * 32
+    queue_ms: float = 1.5
+
+    @property
+    def model(self) -> str:
+        return self.request.model
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        for word in self.gateway.words:
+            await self.gateway.turn()
+            if isinstance(word, Exception):
+                raise word
+            yield word
+
+
+@dataclass
+class SmallGateway:
+    """Answers with ``words``; an exception among them is raised in its turn."""
+
+    words: Sequence[str | Exception] = ("Hello", ", world")
+    wait_to_open: float = 0.0
+    wait: float = 0.0
+    hold: trio.Event | None = None
+    requests: list[ChatRequest] = field(default_factory=list)
+    asked: trio.Event = field(default_factory=trio.Event)
+    cancelled: trio.Event = field(default_factory=trio.Event)
+    refuse: Exception | None = None
+
+    async def turn(self) -> None:
+        await trio.sleep(self.wait)
+        if self.hold is not None:
+            await self.hold.wait()
+
+    @asynccontextmanager
+    async def complete(self, request: ChatRequest) -> AsyncIterator[SmallAnswer]:
+        self.requests.append(request)
+        self.asked.set()
+        await trio.sleep(self.wait_to_open)
+        if self.refuse is not None:
+            raise self.refuse
+        if request.model != "org/tiny":
+            raise ModelNotFound(f"no connected peer serves {request.model!r}", param="model")
+        if len(str(request.messages)) > 5000:
+            raise ContextLengthExceeded("1300 tokens, the context is 512", param="messages")
+        try:
+            yield SmallAnswer(self, request)
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+
+    def models(self) -> list[SmallModel]:
+        return [SmallModel("org/tiny"), SmallModel("other")]
+
+
+class SmallState:
+    reasons: Sequence[str] = ()
+
+    def status(self) -> Mapping[str, object]:
+        return {"peer_id": "12D3KooWtest"}
+
+    def not_ready(self) -> Sequence[str]:
+        return self.reasons
+
+
+@dataclass
+class Api:
+    """The server as tests see it."""
+
+    address: str
+    gateway: SmallGateway
+    state: SmallState
+    server: HttpServer
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def client(self, key: str | None = "r3k_both") -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=10)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send ``data`` as it is and return all that comes back."""
+        host, port = self.address.split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        async with stream:
+            await stream.send_all(data)
+            return b"".join([part async for part in stream])
+
+
+@pytest.fixture
+async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
+    gateway, state = SmallGateway(), SmallState()
+    app = build_app(gateway=gateway, keyring=SmallKeyring(), state=state, max_body_bytes=65536)
+    server = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
+    address = await nursery.start(server.run)
+    yield Api(address, gateway, state, server)
+    server.drain()
+
+
+CHAT = {"model": "org/tiny", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture
+def chat() -> dict[str, object]:
+    """A body that is fine."""
+    return dict(CHAT)

@@ -1,0 +1,153 @@
+"""The contract with OpenAI's own client, sync and async, over a real socket."""
+
+from __future__ import annotations
+
+import gc
+
+import openai
+import pytest
+import trio
+
+from r3mes.errors import Overloaded, PeerDisconnected
+
+pytestmark = [
+    pytest.mark.net,
+    # The async SDK leaves the generators behind a finished stream to the garbage collector.
+    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
+]
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(autouse=True)
+def _collect_here():
+    yield
+    gc.collect()
+
+
+def sdk(api, key="r3k_both"):
+    return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key, timeout=10)
+
+
+def ask(api, **extra):
+    with openai.OpenAI(base_url=f"{api.url}/v1", api_key="r3k_both", timeout=10) as client:
+        return client.chat.completions.create(model="org/tiny", messages=MESSAGES, **extra)
+
+
+async def test_whole_answer_sync(api):
+    answer = await trio.to_thread.run_sync(ask, api)
+    assert answer.choices[0].message.content == "Hello, world"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == 5
+    assert answer.r3mes == {
+        "cost_uremes": 7,
+        "receipt_id": "cd" * 32,
+        "peer_id": "12D3KooWtest",
+        "queue_ms": 1.5,
+        "route": "peer",
+    }
+
+
+async def test_stream_sync(api):
+    def stream():
+        with openai.OpenAI(base_url=f"{api.url}/v1", api_key="r3k_both") as client:
+            return list(
+                client.chat.completions.create(model="org/tiny", messages=MESSAGES, stream=True)
+            )
+
+    chunks = await trio.to_thread.run_sync(stream)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello, world"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].r3mes["receipt_id"] == "cd" * 32
+
+
+async def test_stream_async_with_usage(api):
+    async with sdk(api) as client:
+        stream = await client.chat.completions.create(
+            model="org/tiny", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.prompt_tokens == 3
+    assert chunks[-1].r3mes["cost_uremes"] == 7
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.created for chunk in chunks}) == 1
+
+
+async def test_models(api):
+    async with sdk(api) as client:
+        assert [model.id async for model in client.models.list()] == ["org/tiny", "other"]
+        one = await client.models.retrieve("org/tiny")
+        assert one.owned_by == "local"
+        assert one.r3mes["context"] == 512
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("none/such")
+
+
+async def test_wrong_key(api):
+    async with sdk(api, "r3k_wrong") as client:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            await client.models.list()
+    assert caught.value.code == "invalid_api_key"
+    assert caught.value.request_id.startswith("req_")
+
+
+async def test_unknown_model(api):
+    async with sdk(api) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(model="none", messages=MESSAGES, stream=True)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+async def test_too_long_a_prompt(api):
+    long = [{"role": "user", "content": "x" * 6000}]
+    async with sdk(api) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(model="org/tiny", messages=long)
+    assert caught.value.code == "context_length_exceeded"
+    assert "1300" in caught.value.message
+    assert "512" in caught.value.message
+
+
+async def test_overload_is_retried_then_told(api):
+    api.gateway.refuse = Overloaded("4 run, 16 wait", retry_after_s=0.01)
+    async with sdk(api) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="org/tiny", messages=MESSAGES)
+    assert caught.value.code == "overloaded"
+    assert caught.value.response.headers["retry-after-ms"] == "10"
+    assert len(api.gateway.requests) == 3
+
+
+async def test_error_in_the_middle_of_a_stream(api):
+    api.gateway.words = ("Hel", PeerDisconnected("peer 12D3 left after 1 token"))
+    async with sdk(api) as client:
+        stream = await client.chat.completions.create(
+            model="org/tiny", messages=MESSAGES, stream=True
+        )
+        with pytest.raises(openai.APIError) as caught:
+            async for _ in stream:
+                pass
+    assert caught.value.code == "peer_disconnected"
+    assert "12D3" in caught.value.message
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_going_away_cancels_the_answer(api, stream):
+    api.gateway.hold = trio.Event()
+    async with sdk(api) as client:
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as nursery:
+
+                async def listen():
+                    answer = await client.chat.completions.create(
+                        model="org/tiny", messages=MESSAGES, stream=stream
+                    )
+                    async for _ in answer:
+                        pass
+
+                nursery.start_soon(listen)
+                await api.gateway.asked.wait()
+                nursery.cancel_scope.cancel()
+    with trio.fail_after(5):
+        await api.gateway.cancelled.wait()
