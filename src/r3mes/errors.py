@@ -218,6 +218,9 @@ class AlreadyAnswered(Refused):
     kind = Kind("R3-SIGN-003", "already_answered", 409, -32005, 75,
                 "this job was taken before", "use the receipt, or ask anew with a new idem")
 
+    receipt: object | None = None
+    """The ledger's receipt (`actors.ledger.Receipt`) if the job is finished; None while it runs."""
+
 
 class PriceExceeded(Refused):
     """The answer may cost more than the signed request allows."""

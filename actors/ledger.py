@@ -1,0 +1,185 @@
+"""Which jobs run and which were answered: so that no job is worked on or billed twice.
+
+A job is named by (sub, idem): the account that pays and the token that the caller repeats when it
+retries.  Every function here may be repeated in any order without another effect.
+
+Source: the idempotency rule of the signed envelope, ``UNIQUE(sub, idem)`` (docs/wire.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from typing import Final
+
+from r3mes.actors.store import Connection, Store
+from r3mes.errors import AlreadyAnswered, NotFound
+from r3mes.ids import Address, RequestHash
+
+SERVER: Final = "server"
+GATEWAY: Final = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One answered job, as one side keeps it; the fields are the columns of the table.
+
+    ``price`` is in uremes, ``result`` and both signatures are the signed bytes themselves,
+    ``countersignature`` is None until the gateway's has come.
+    """
+
+    request_hash: RequestHash
+    role: str  # SERVER or GATEWAY: whose copy this is
+    sub: Address
+    idem: bytes
+    peer: str  # the other side
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    price: int
+    status: str
+    result: bytes
+    signature: bytes
+    countersignature: bytes | None
+    created_ms: int
+
+
+_COLUMNS = ", ".join(field.name for field in fields(Receipt))
+_PLACES = ", ".join("?" for _ in fields(Receipt))
+_INSERT = f"INSERT INTO receipt ({_COLUMNS}) VALUES ({_PLACES})"  # noqa: S608  our own names
+_SELECT = f"SELECT {_COLUMNS} FROM receipt"  # noqa: S608  our own names
+
+
+class Ledger:
+    """Jobs and receipts in the store.
+
+    Args:
+        store: where they are kept; its errors pass through every method.
+        now_ms: the wall clock, in unix milliseconds.
+    """
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+
+    async def open_job(self, sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        """Take the job, before any work on it.
+
+        Raises:
+            AlreadyAnswered: it was taken before; with its receipt, or None while it runs.
+        """
+        await self._store.tx(partial(_open, sub, idem, request_hash, self._now_ms()))
+
+    async def drop_job(self, sub: Address, idem: bytes) -> None:
+        """The job failed: a retry may come.  A job with a receipt stays."""
+        await self._store.tx(partial(_drop, sub, idem))
+
+    async def drop_unfinished(self) -> int:
+        """At start: jobs without a receipt belong to a process that died; says how many."""
+        return await self._store.tx(_drop_unfinished)
+
+    async def finish_job(self, receipt: Receipt) -> None:
+        """Keep the server's receipt; the same one again changes nothing.
+
+        Raises:
+            AlreadyAnswered: the job has another receipt, which comes along.
+        """
+        _check_role(receipt, SERVER)
+        await self._store.tx(partial(_finish, receipt))
+
+    async def countersigned(self, request_hash: RequestHash, countersignature: bytes) -> None:
+        """Add the gateway's signature to the server's receipt; the first one stays.
+
+        Raises:
+            NotFound: there is no such receipt.
+        """
+        await self._store.tx(partial(_countersign, request_hash, countersignature))
+
+    async def record(self, receipt: Receipt) -> None:
+        """Keep the gateway's receipt; the same one again changes nothing."""
+        _check_role(receipt, GATEWAY)
+        await self._store.tx(partial(_insert, receipt))
+
+    async def receipts(self, *, limit: int = 50, before_ms: int | None = None) -> list[Receipt]:
+        """The newest receipts first, those created before ``before_ms`` if it is given."""
+        return await self._store.read(partial(_newest, limit, before_ms))
+
+
+def _check_role(receipt: Receipt, role: str) -> None:
+    if receipt.role != role:
+        raise ValueError(f"a {role}'s receipt is wanted, this is a {receipt.role}'s")
+
+
+def _open(
+    sub: Address, idem: bytes, request_hash: RequestHash, now_ms: int, connection: Connection
+) -> None:
+    taken = connection.execute(
+        "INSERT INTO job VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (sub, idem, request_hash, now_ms),
+    )
+    if taken.rowcount == 0:
+        raise _already(sub, idem, _of_job(sub, idem, connection))
+
+
+def _drop(sub: Address, idem: bytes, connection: Connection) -> None:
+    if _of_job(sub, idem, connection) is None:
+        connection.execute("DELETE FROM job WHERE sub = ? AND idem = ?", (sub, idem))
+
+
+def _drop_unfinished(connection: Connection) -> int:
+    return connection.execute(
+        "DELETE FROM job WHERE NOT EXISTS (SELECT 1 FROM receipt"
+        " WHERE role = 'server' AND receipt.sub = job.sub AND receipt.idem = job.idem)"
+    ).rowcount
+
+
+def _finish(receipt: Receipt, connection: Connection) -> None:
+    known = _of_job(receipt.sub, receipt.idem, connection)
+    if known is not None and known.request_hash != receipt.request_hash:
+        raise _already(receipt.sub, receipt.idem, known)
+    _insert(receipt, connection)
+    connection.execute(  # the job was dropped meanwhile, or taken anew: this is its answer
+        "INSERT INTO job VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET request_hash = excluded.request_hash",
+        (receipt.sub, receipt.idem, receipt.request_hash, receipt.created_ms),
+    )
+
+
+def _countersign(
+    request_hash: RequestHash, countersignature: bytes, connection: Connection
+) -> None:
+    changed = connection.execute(
+        "UPDATE receipt SET countersignature = coalesce(countersignature, ?)"
+        " WHERE request_hash = ? AND role = 'server'",
+        (countersignature, request_hash),
+    )
+    if changed.rowcount == 0:
+        raise NotFound(f"there is no receipt of the request {request_hash.hex()}")
+
+
+def _insert(receipt: Receipt, connection: Connection) -> None:
+    connection.execute(f"{_INSERT} ON CONFLICT (request_hash, role) DO NOTHING", astuple(receipt))
+
+
+def _of_job(sub: Address, idem: bytes, connection: Connection) -> Receipt | None:
+    row = connection.execute(
+        f"{_SELECT} WHERE role = 'server' AND sub = ? AND idem = ?", (sub, idem)
+    ).fetchone()
+    return Receipt(*row) if row else None
+
+
+def _newest(limit: int, before_ms: int | None, connection: Connection) -> list[Receipt]:
+    rows = connection.execute(
+        f"{_SELECT} WHERE created_ms < coalesce(?, created_ms + 1)"
+        " ORDER BY created_ms DESC, request_hash LIMIT ?",
+        (before_ms, limit),
+    )
+    return [Receipt(*row) for row in rows]
+
+
+def _already(sub: Address, idem: bytes, receipt: Receipt | None) -> AlreadyAnswered:
+    state = "was answered" if receipt else "is being worked on"
+    error = AlreadyAnswered(f"the job {idem.hex()} of {sub} {state}")
+    error.receipt = receipt
+    return error

@@ -1,0 +1,37 @@
+"""The data directory: where its files are, and that one node at a time uses them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from r3mes.errors import DataDirLocked
+
+DATABASE = "r3mes.sqlite3"
+LOCK = "lock"
+BACKUPS = "backups"
+
+
+@contextmanager
+def locked(datadir: Path) -> Iterator[None]:
+    """Hold the directory for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        DataDirLocked: a running process, named in the error, holds it.
+    """
+    datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(datadir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise DataDirLocked(f"{datadir} is in use by the process with pid {holder}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
