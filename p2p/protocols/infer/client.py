@@ -1,0 +1,223 @@
+"""The gateway's side of one call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from r3mes.errors import PeerDisconnected, R3mesError, WireError
+from r3mes.p2p.protocols.infer.messages import (
+    CREDIT_FRAMES,
+    Accepted,
+    Cancel,
+    Credit,
+    Done,
+    Failed,
+    Hello,
+    Message,
+    Receipt,
+    Request,
+    Tokens,
+    TurnedDown,
+    decode,
+    encode,
+)
+from r3mes.p2p.protocols.infer.refusals import raised
+from r3mes.p2p.streams import FrameStream, close_gently
+
+_GRANT_FRAMES = CREDIT_FRAMES // 2
+"""Token frames read before new credit is given for them."""
+_LAST_FRAMES = 2
+"""Room for what needs no credit: the end of an answer behind its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Longest silences of a server, in seconds, before it counts as gone."""
+
+    hello_s: float = 5.0
+    accept_s: float = 30.0
+    first_token_s: float = 30.0
+    token_s: float = 15.0
+
+
+class ClientCall:
+    """One request to one peer over ``stream``; a context manager.
+
+    A reader task takes frames off the stream as they come, into a queue that the credit bounds, so
+    that a slow consumer never fills the connection's window.  The task lives until the block is
+    left, also when the surrounding scope is cancelled: a shielded block can still read the end.
+    Leaving before the answer's end resets the stream, and the server stops.
+
+    All methods raise PeerDisconnected when the peer is gone or silent for too long and WireError
+    when it does not keep to the protocol.
+    """
+
+    def __init__(self, stream: FrameStream, *, patience: Patience = Patience()) -> None:
+        self._stream, self._patience = stream, patience
+        self._inbox_in, self._inbox = trio.open_memory_channel[Message](
+            CREDIT_FRAMES + _LAST_FRAMES
+        )
+        self._reading = trio.CancelScope(shield=True)
+        self._error: R3mesError = PeerDisconnected(f"{stream.peer} ended the stream")
+        self._owed = CREDIT_FRAMES  # token frames that may still come
+        self._read = 0  # token frames consumed since the last grant
+        self._position = 0
+        self._open = False  # a request is out and its end has not come
+        self._done: Done | None = None
+        self.refusal_receipt = b""
+        """What came along with a refusal: the receipt of a job that was answered before."""
+
+    async def __aenter__(self) -> Self:
+        self._nursery_manager = trio.open_nursery()
+        nursery = await self._nursery_manager.__aenter__()
+        nursery.start_soon(self._read_frames)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The body's error goes round the nursery, which would wrap it in a group.
+        self._reading.cancel()
+        try:
+            await self._nursery_manager.__aexit__(None, None, None)
+        finally:
+            with trio.CancelScope(shield=True):
+                await (self._stream.aclose() if self._open else close_gently(self._stream))
+
+    async def hello(self) -> Hello:
+        """What the server said first."""
+        message = await self._next(self._patience.hello_s)
+        if not isinstance(message, Hello):
+            raise self._out_of_turn(message)
+        return message
+
+    async def request(self, envelope: bytes, delegation: bytes = b"") -> Accepted:
+        """Send the signed request; after `hello`.
+
+        Raises:
+            R3mesError: the refusal, as the class of its code.
+        """
+        self._open = True
+        await self._stream.send(encode(Request(envelope, delegation)))
+        match message := await self._next(self._patience.accept_s):
+            case Accepted():
+                return message
+            case TurnedDown():
+                self._open = False
+                self.refusal_receipt = message.receipt
+                raise raised(message, self._stream.peer)
+            case _:
+                raise self._out_of_turn(message)
+
+    def tokens(self) -> AsyncIterator[Tokens]:
+        """The answer as it is written; a second iteration goes on where the first was left.
+
+        Raises:
+            R3mesError: the failure that the server told, as the class of its code.
+        """
+        return _TokenIterator(self)
+
+    async def next_tokens(self) -> Tokens | None:
+        """The next part of the answer, None behind the last; raises like `tokens`."""
+        if self._done is not None:
+            return None
+        match message := await self._next(self._token_patience()):
+            case Tokens():
+                await self._count(message)
+                return message
+            case Done():
+                self._open, self._done = False, message
+                return None
+            case Failed():
+                self._open = False
+                raise raised(message, self._stream.peer)
+            case _:
+                raise self._out_of_turn(message)
+
+    async def done(self) -> Done:
+        """The signed end; tokens that were not read are dropped."""
+        while self._done is None:
+            await self.next_tokens()
+        return self._done
+
+    async def receipt(self, countersignature: bytes) -> None:
+        """Sign what was received; the last word of a call.  A server that left gets none."""
+        await self._say(Receipt(countersignature))
+
+    async def cancel(self) -> None:
+        """Ask the server to write no more; it still sends the end of what it wrote."""
+        if self._open:
+            await self._say(Cancel())
+
+    def _token_patience(self) -> float:
+        return self._patience.token_s if self._position else self._patience.first_token_s
+
+    async def _count(self, tokens: Tokens) -> None:
+        if tokens.position != self._position:
+            raise WireError(f"token {tokens.position} came where {self._position} was due")
+        self._position += len(tokens.ids)
+        self._read += 1
+        if self._read == _GRANT_FRAMES:
+            self._owed += self._read
+            self._read = 0
+            await self._say(Credit(_GRANT_FRAMES))
+
+    async def _say(self, message: Message) -> None:
+        """Send, unless the peer is gone: what it sent before that is still read."""
+        with suppress(PeerDisconnected):
+            await self._stream.send(encode(message))
+
+    async def _next(self, patience_s: float) -> Message:
+        with trio.move_on_after(patience_s) as silence:
+            try:
+                message = await self._inbox.receive()
+            except trio.EndOfChannel:
+                raise self._error from None
+        if silence.cancelled_caught:
+            raise PeerDisconnected(f"{self._stream.peer} was silent for {patience_s:g} s")
+        return message
+
+    def _out_of_turn(self, message: Message) -> WireError:
+        return WireError(f"{self._stream.peer} said {type(message).__name__} out of turn")
+
+    async def _read_frames(self) -> None:
+        with self._reading, self._inbox_in:
+            try:
+                while (frame := await self._stream.receive()) is not None:
+                    self._take(decode(frame))
+            except R3mesError as error:
+                self._error = error
+
+    def _take(self, message: Message) -> None:
+        self._owed -= isinstance(message, Tokens)
+        if self._owed < 0:
+            raise WireError(f"{self._stream.peer} sends more than it was granted")
+        try:
+            self._inbox_in.send_nowait(message)
+        except trio.WouldBlock:
+            raise WireError(f"{self._stream.peer} says more than the protocol has") from None
+
+
+class _TokenIterator:
+    """Not an async generator: a loop that is left early has nothing to close."""
+
+    def __init__(self, call: ClientCall) -> None:
+        self._call = call
+
+    def __aiter__(self) -> _TokenIterator:
+        return self
+
+    async def __anext__(self) -> Tokens:
+        tokens = await self._call.next_tokens()
+        if tokens is None:
+            raise StopAsyncIteration
+        return tokens

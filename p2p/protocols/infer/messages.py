@@ -1,0 +1,301 @@
+"""What the two sides say, and the bytes of it: arrays that start with the message's number.
+
+Token ids travel as one byte string of 4 bytes each, little endian, so that a long prompt costs one
+value and no list.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar, cast
+
+from r3mes.errors import WireError
+from r3mes.ids import ModelHash
+from r3mes.p2p.wire import Value, pack, unpack
+
+INFER: Final = "/r3mes/infer/1.0.0"
+
+CREDIT_FRAMES = 32
+"""Token frames that the server may send before the first `Credit`; most that may be owed."""
+MODEL_CAP = 32
+"""Most models in one hello."""
+NAME_CAP, CHAIN_CAP, CODE_CAP, SAYING_CAP = 128, 64, 64, 1024
+"""Most bytes of a model's name, a chain's id, an error's code and its message, in UTF-8."""
+SIGNED_CAP = 4096
+"""Most bytes of a binding, delegation, result, signature or countersignature."""
+EPOCH_BYTES, HASH_BYTES, ID_BYTES = 8, 32, 4
+PROMPT_CAP = 1 << 17
+"""Most token ids of a prompt."""
+FRAME_TOKEN_CAP = 4096
+"""Most token ids in one frame."""
+FRAME_TEXT_CAP = 1 << 16
+"""Most bytes of text in one frame."""
+COUNT_CAP = 1 << 32
+PRICE_CAP = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """A model that the server answers with; prices in uremes per million tokens."""
+
+    name: str
+    hash: ModelHash
+    context: int
+    price_prompt: int
+    price_completion: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who serves here: its boot epoch (8 bytes), the binding of wallet and node key, models."""
+
+    epoch: bytes
+    binding: bytes
+    models: tuple[ModelOffer, ...]
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A signed request, and the delegation if a session key signed it."""
+
+    envelope: bytes
+    delegation: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request will be answered; the prompt as the server's template made it."""
+
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedDown:
+    """The request will not be answered; ``retry_after_ms`` is 0 if a repetition cannot help."""
+
+    code: str
+    message: str
+    retry_after_ms: int = 0
+    receipt: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Part of the answer; ``position`` counts the ids that came before."""
+
+    position: int
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The signed end of the answer."""
+
+    result: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The gateway's signature beside the server's."""
+
+    countersignature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer broke off on the server's side."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The server may send so many token frames more."""
+
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Write no more; end with `Done` for what was written."""
+
+
+Message: TypeAlias = (
+    Hello | Request | Accepted | TurnedDown | Tokens | Done | Receipt | Failed | Credit | Cancel
+)
+
+
+def encode(message: Message) -> bytes:
+    """The frame that says ``message``; its sender keeps within the caps."""
+    return pack((_TAGS[type(message)], *_fields(message)))
+
+
+def _fields(message: Message) -> tuple[Value, ...]:
+    match message:
+        case Hello(epoch, binding, models, chain):
+            return epoch, binding, tuple(_offer_fields(offer) for offer in models), chain
+        case Accepted(prompt_ids):
+            return (pack_ids(prompt_ids),)
+        case Tokens(position, ids, text):
+            return position, pack_ids(ids), text
+        case Request(envelope, delegation):
+            return envelope, delegation
+        case TurnedDown(code, saying, retry_after_ms, receipt):
+            return code, saying, retry_after_ms, receipt
+        case Done(result, signature):
+            return result, signature
+        case Receipt(countersignature):
+            return (countersignature,)
+        case Failed(code, saying):
+            return code, saying
+        case Credit(frames):
+            return (frames,)
+        case Cancel():
+            return ()
+
+
+def _offer_fields(offer: ModelOffer) -> Value:
+    return offer.name, offer.hash, offer.context, offer.price_prompt, offer.price_completion
+
+
+def decode(frame: bytes) -> Message:
+    """The message in ``frame``.
+
+    Raises:
+        WireError: not a message of this protocol, or a field over its cap.
+    """
+    value = unpack(frame)
+    if not isinstance(value, tuple) or not value:
+        raise WireError("a frame is no message: not an array that starts with a number")
+    tag, *fields = value
+    reader = _Fields(fields)
+    match tag:
+        case 1:
+            message: Message = _hello(reader)
+        case 2:
+            message = Request(reader.data(), reader.data(SIGNED_CAP))
+        case 3:
+            message = Accepted(reader.ids(PROMPT_CAP))
+        case 4:
+            message = TurnedDown(
+                reader.text(CODE_CAP), reader.text(SAYING_CAP), reader.number(), reader.data()
+            )
+        case 5:
+            message = Tokens(
+                reader.number(), reader.ids(FRAME_TOKEN_CAP), reader.text(FRAME_TEXT_CAP)
+            )
+        case 6:
+            message = Done(reader.data(SIGNED_CAP), reader.data(SIGNED_CAP))
+        case 7:
+            message = Receipt(reader.data(SIGNED_CAP))
+        case 8:
+            message = Failed(reader.text(CODE_CAP), reader.text(SAYING_CAP))
+        case 9:
+            message = Credit(reader.number())
+        case 10:
+            message = Cancel()
+        case _:
+            raise WireError(f"a message of the unknown kind {tag!r:.20}")
+    reader.end()
+    return message
+
+
+_TAGS: Final[dict[type[Message], int]] = {
+    Hello: 1,
+    Request: 2,
+    Accepted: 3,
+    TurnedDown: 4,
+    Tokens: 5,
+    Done: 6,
+    Receipt: 7,
+    Failed: 8,
+    Credit: 9,
+    Cancel: 10,
+}
+
+
+def _hello(reader: _Fields) -> Hello:
+    epoch, binding = reader.data(EPOCH_BYTES, exact=True), reader.data(SIGNED_CAP)
+    models = tuple(_offer(_Fields(fields)) for fields in reader.arrays(MODEL_CAP))
+    return Hello(epoch, binding, models, reader.text(CHAIN_CAP))
+
+
+def _offer(reader: _Fields) -> ModelOffer:
+    offer = ModelOffer(
+        reader.text(NAME_CAP),
+        ModelHash(reader.data(HASH_BYTES, exact=True)),
+        reader.number(),
+        reader.number(PRICE_CAP),
+        reader.number(PRICE_CAP),
+    )
+    reader.end()
+    return offer
+
+
+T = TypeVar("T", int, bytes, str, tuple[Value, ...])
+
+
+class _Fields:
+    """The fields of one array in order, each checked as it is taken."""
+
+    def __init__(self, fields: list[Value] | tuple[Value, ...]) -> None:
+        self._fields = iter(fields)
+
+    def _next(self, kind: type[T]) -> T:
+        field = next(self._fields, None)
+        if type(field) is not kind:
+            raise WireError(f"a message has {type(field).__name__} where {kind.__name__} is due")
+        return field
+
+    def number(self, below: int = COUNT_CAP) -> int:
+        value = self._next(int)
+        if value >= below:
+            raise WireError(f"a message holds the number {value}, over {below - 1}")
+        return value
+
+    def data(self, most: int | None = None, *, exact: bool = False) -> bytes:
+        value = self._next(bytes)
+        if most is not None and (len(value) > most or (exact and len(value) != most)):
+            raise WireError(f"a message holds {len(value)} bytes where {most} are the limit")
+        return value
+
+    def text(self, most: int) -> str:
+        value = self._next(str)
+        if len(value.encode()) > most:
+            raise WireError(f"a message holds a text over {most} bytes")
+        return value
+
+    def ids(self, most: int) -> tuple[int, ...]:
+        return unpack_ids(self.data(), most)
+
+    def arrays(self, most: int) -> list[tuple[Value, ...]]:
+        items = self._next(tuple)
+        if len(items) > most:
+            raise WireError(f"a message lists {len(items)} things where {most} are the limit")
+        return [_Fields((item,))._next(tuple) for item in items]
+
+    def end(self) -> None:
+        if next(self._fields, None) is not None:
+            raise WireError("a message has more fields than its kind")
+
+
+def pack_ids(ids: tuple[int, ...]) -> bytes:
+    """Token ids (0 to 2^32-1) as 4 bytes each, little endian."""
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+def unpack_ids(data: bytes, most: int) -> tuple[int, ...]:
+    """The token ids in ``data``.
+
+    Raises:
+        WireError: cut inside an id, or more than ``most``.
+    """
+    count, rest = divmod(len(data), ID_BYTES)
+    if rest or count > most:
+        raise WireError(f"token ids in {len(data)} bytes: cut, or more than {most}")
+    return cast(tuple[int, ...], struct.unpack(f"<{count}I", data))
