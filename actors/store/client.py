@@ -90,6 +90,7 @@ async def open_store(datadir: Path) -> AsyncIterator[Store]:
             try:
                 yield store
             finally:
+                store.mailbox.close()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise _only(group) from None

@@ -10,6 +10,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from r3mes.actors.store.health import Health, has_room
 from r3mes.actors.store.migrate import migrate, shipped, version
 from r3mes.actors.store.readers import Readers
 from r3mes.actors.store.trio_connection import TrioConnection
-from r3mes.errors import ActorCrashed, StoreBusy, StoreCorrupt, StoreError, StoreFull
+from r3mes.errors import ActorCrashed, R3mesError, StoreBusy, StoreCorrupt, StoreError, StoreFull
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,16 @@ class Intake(Mailbox[Write]):
     """A mailbox that also gives what is waiting, without waiting for more."""
 
     def waiting(self, limit: int) -> Iterator[Write]:
+        """Take up to ``limit`` messages out; those whose asker has given up are dropped."""
         for _ in range(limit):
             try:
-                message = self._receive.receive_nowait()
+                message: Write = self._receive.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 return
-            if not message.expired:
+            if message.expired:
+                self._expired += 1
+            else:
+                self._received += 1
                 yield message
 
 
@@ -99,17 +104,13 @@ class StoreActor(Actor[Write]):
         with trio.CancelScope(shield=True):  # whoever is in the batch gets an answer
             try:
                 await self._commit(batch)
-            except BaseException as error:
-                for write in batch:
-                    write.refuse(ActorCrashed(f"store: {error!r}"))
+            except BaseException as error:  # crash boundary: first tell the askers, then die
+                _refuse(batch, ActorCrashed(f"store: died of {type(error).__name__}"))
                 raise
 
     async def _commit(self, batch: list[Write]) -> None:
         try:
             results = await self._run([write.fn for write in batch])
-        except StoreCorrupt as problem:
-            _refuse(batch, problem)
-            raise  # the next incarnation checks the whole file, and does not start on a bad one
         except StoreBusy as problem:  # those who came meanwhile have waited just as long
             _refuse([*batch, *self._intake.waiting(CAPACITY)], problem)
         except StoreError as problem:
@@ -117,6 +118,8 @@ class StoreActor(Actor[Write]):
         else:
             for write, result in zip(batch, results, strict=True):
                 write.reply(result)
+        if isinstance(self._health.problem, StoreCorrupt):
+            raise self._health.problem  # the next incarnation checks the whole file before all
 
     async def _run(self, transactions: list[Transaction[Any]]) -> list[outcome.Outcome[Any]]:
         """Commit, and note what that says about the store's health.
@@ -130,7 +133,7 @@ class StoreActor(Actor[Write]):
             problem = condition(error, self._path) or StoreError(f"{self._path}: {error}")
             self._health.failed(problem)
             raise problem from error
-        if self._health.problem is not None:
+        if not isinstance(self._health.problem, StoreFull):  # that takes more than a small write
             self._health.well()
         return [self._named(result) for result in results]
 
@@ -151,6 +154,7 @@ class StoreActor(Actor[Write]):
                 continue
             with suppress(StoreError):  # noted by _run, and tried again
                 await self._run([_touch])
+                self._health.well()
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[TrioConnection]:
@@ -177,6 +181,6 @@ def _touch(connection: Connection) -> None:
     connection.execute(f"PRAGMA user_version = {version(connection)}")
 
 
-def _refuse(writes: Iterable[Write], problem: StoreError) -> None:
+def _refuse(writes: Iterable[Write], problem: R3mesError) -> None:
     for write in writes:
-        write.refuse(problem)
+        write.refuse(copy(problem))  # each is raised in a task of its own
