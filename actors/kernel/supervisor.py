@@ -146,8 +146,7 @@ class Supervisor:
     async def _on_end(self, life: Life) -> None:
         child = life.child
         if child.life is not life:
-            _log_stopped(self.name, life)
-            return
+            return  # stopped on purpose in the meantime
         child.life = None
         child.fail(life)
         if not self._comes_back(child, life.error):
@@ -208,6 +207,7 @@ class Supervisor:
                 life, child.life = child.life, None
                 if life is not None:
                     stopped &= await life.stop()
+                    _log_failed_stop(self.name, life)
         return stopped
 
     async def _drained(self) -> bool:
@@ -223,7 +223,7 @@ class Supervisor:
         return True
 
 
-def _log_stopped(supervisor: str, life: Life) -> None:
+def _log_failed_stop(supervisor: str, life: Life) -> None:
     if life.error is not None:
         name = life.child.spec.name
         logger.warning("%s: %s failed while it stopped", supervisor, name, exc_info=life.error)
