@@ -1,0 +1,145 @@
+"""How other parts of the node have answers written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import count
+
+import trio
+
+from r3mes.actors.inference.actor import Board, Enqueue, Message, ModelActor, Ready, Withdraw
+from r3mes.actors.inference.generation import GenerateJob, Generation, Ticket
+from r3mes.actors.inference.manifest import Manifest
+from r3mes.actors.inference.protocol import Start, pack_ids
+from r3mes.actors.kernel.mailbox import Mailbox
+from r3mes.errors import (
+    ActorStopped,
+    AskTimeout,
+    BadRequest,
+    ContextLengthExceeded,
+    MailboxFull,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+)
+
+_numbers = count(1)
+
+
+class InferenceClient:
+    """A facade over one actor per model."""
+
+    def __init__(self, actors: Iterable[ModelActor]) -> None:
+        self._models = {actor.settings.name: (actor.board, actor.mailbox) for actor in actors}
+
+    def manifests(self) -> tuple[Manifest, ...]:
+        """Of the models that can write now."""
+        return tuple(
+            board.ready.manifest
+            for board, _ in self._models.values()
+            if board.ready and board.state in ("ready", "restarting")
+        )
+
+    def boards(self) -> dict[str, Board]:
+        """State of every model that is configured, by name; read only."""
+        return {name: board for name, (board, _) in self._models.items()}
+
+    @asynccontextmanager
+    async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
+        """Have an answer written; entered once its writing has begun, left early cancels it.
+
+        Args:
+            job: what to write.
+            deadline_s: seconds within which the writing must begin; it may end later.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+            NotReady: it is still loading.
+            ModelMissing, ModelInvalid, EngineError: it could not be loaded.
+            BadRequest: the messages or an option cannot be used.
+            ContextLengthExceeded: prompt and answer do not fit.
+            Overloaded: it would not begin in time, or did not.
+            EngineCrashed: (also while iterating) the worker died under the answer.
+        """
+        if job.model not in self._models:
+            raise ModelNotFound(f"this node has no model named {job.model!r}")
+        board, mailbox = self._models[job.model]
+        ready = _ready(job.model, board)
+        deadline = trio.current_time() + deadline_s
+        prompt = await ready.text.prompt(job.messages)
+        writer = ready.text.writer(job.stop, job.emitted)
+        ticket = await _enqueue(mailbox, Enqueue(_start(job, prompt, ready), deadline))
+        withdraw = partial(_withdraw, mailbox, ticket)
+        try:
+            await _begin(ticket)
+            yield Generation(prompt, ticket, writer, withdraw)
+        finally:
+            ticket.ids_out.close()
+            withdraw()
+
+
+def _ready(name: str, board: Board) -> Ready:
+    if board.ready is not None:
+        return board.ready
+    if board.state == "failed" and board.error is not None:
+        raise type(board.error)(board.error.detail, do=board.error.do)
+    raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
+
+
+def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
+    if any(token >= ready.vocabulary for token in job.emitted):
+        raise BadRequest("an emitted token is not one of this model", param="emitted")
+    return Start(
+        id=next(_numbers),
+        prompt=pack_ids(prompt),
+        emitted=pack_ids(job.emitted),
+        temperature=job.temperature,
+        top_k=job.top_k,
+        top_p=job.top_p,
+        seed=job.seed,
+        max_new=_fit(job, len(prompt), ready.manifest.context),
+        stop_ids=b"",
+    )
+
+
+def _fit(job: GenerateJob, prompt: int, context: int) -> int:
+    """How many tokens may be written; never by cutting anything off."""
+    left = context - prompt - len(job.emitted)
+    wanted = job.max_tokens
+    if left < 1 or (wanted is not None and wanted > left):
+        answer = f" and {wanted} for the answer" if wanted is not None else ""
+        before = f", {len(job.emitted)} written before" if job.emitted else ""
+        raise ContextLengthExceeded(
+            f"the prompt has {prompt} tokens{before}{answer}, and the model's context is "
+            f"{context} tokens",
+            param="messages" if left < 1 else "max_tokens",
+        )
+    if wanted is not None and wanted < 1:
+        raise BadRequest(f"max_tokens is {wanted} and must be at least 1", param="max_tokens")
+    return left if wanted is None else wanted
+
+
+async def _enqueue(mailbox: Mailbox[Message], message: Enqueue) -> Ticket:
+    patience = max(0.0, message.deadline - trio.current_time())
+    try:
+        return await mailbox.ask(message, timeout=patience)
+    except AskTimeout as error:
+        raise Overloaded(error.detail, retry_after_s=1) from None
+
+
+async def _begin(ticket: Ticket) -> None:
+    with trio.move_on_at(ticket.deadline):
+        await ticket.began.wait()
+    if ticket.error is not None:
+        raise ticket.error
+    if not ticket.began.is_set():
+        raise Overloaded("its turn did not come in time", retry_after_s=1)
+
+
+def _withdraw(mailbox: Mailbox[Message], ticket: Ticket) -> None:
+    if ticket.reason or ticket.error:
+        return
+    with suppress(MailboxFull, ActorStopped):  # then the next token finds that nobody reads
+        mailbox.tell_nowait(Withdraw(ticket.start.id))

@@ -1,0 +1,98 @@
+"""What an engine is: the seam between the worker's loop and whatever writes the tokens.
+
+The loop calls `Engine.step` again and again and reads its commands between two steps, so a step
+must be short: one piece of a prompt, or one token of every running answer.  A continuous batcher,
+OpenVINO or an upstream server fit behind the same five methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from r3mes.actors.inference.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One answer to write.
+
+    Args:
+        id: names it in `Event`.
+        prompt: token ids, at least one.
+        emitted: token ids of the answer that were written before, here or elsewhere.
+        max_new: most tokens to write, at least one.
+        stop_ids: the answer ends before any of them.
+    """
+
+    id: int
+    prompt: tuple[int, ...]
+    emitted: tuple[int, ...]
+    sampling: Sampling
+    max_new: int
+    stop_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a step did for one job.
+
+    Args:
+        position: of the first of ``ids``, counted from the first token after the prompt.
+        ids: new tokens; may be empty.
+        ended: ``stop``, ``length`` or ``cancelled`` when this was the last; else empty.
+    """
+
+    id: int
+    position: int
+    ids: tuple[int, ...] = ()
+    ended: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many answers are being written, and how many more could be."""
+
+    running: int
+    free_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """What the loaded model is and how it computes.
+
+    Args:
+        context: prompt and answer together, in tokens.
+        vocabulary: token ids are below it.
+        numeric_class: engines of the same class give the same bits (``docs/decisions``).
+        stop_ids: the model's own ends of an answer.
+    """
+
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+    context: int
+    vocabulary: int
+    numeric_class: str
+    stop_ids: tuple[int, ...]
+
+
+class Engine(Protocol):
+    """Writes answers, step by step; never blocks for longer than one step."""
+
+    @property
+    def numerics(self) -> Numerics: ...
+
+    @property
+    def capacity(self) -> Capacity: ...
+
+    def start(self, job: Job) -> None:
+        """Take a job.  The caller keeps to `capacity`."""
+
+    def cancel(self, job_id: int) -> Sequence[Event]:
+        """Drop a job; unknown ids are ignored."""
+
+    def step(self) -> Sequence[Event]:
+        """Do one short piece of work; empty when nothing was finished by it."""

@@ -1,0 +1,223 @@
+"""What daemon and worker say to each other: token ids, never text; counts, never objects.
+
+Each message is a msgpack array ``[tag, field, …]`` of fixed length and types, behind its length
+as u32 big-endian.  No pickle, no class names, no maps.  Token ids travel as packed u32
+little-endian, so that a prompt of 100 000 tokens is one object to parse.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from r3mes.errors import WireError
+
+FRAME_CAP = 64 * 1024 * 1024
+"""Bytes of one message; the largest is `Loaded` with its tokenizer (30 MB at Gemma's size)."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A tagged positional array; both sides check number and types of the fields."""
+
+
+class Load(_Message, frozen=True, tag=1):
+    """The first message: load the model in directory ``path``.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one that is missing is an error.
+        dtype: ``auto`` (what the model was stored in), ``bfloat16``, ``float16``, ``float32``.
+        max_context: upper bound on prompt and answer together, in tokens; 0 for the model's own.
+        slots: answers written at the same time.
+        threads: CPU threads of the engine; 0 for torch's choice.
+    """
+
+    path: str
+    device: str
+    dtype: str
+    max_context: int
+    slots: int
+    threads: int
+
+
+class Loaded(_Message, frozen=True, tag=2):
+    """The model is ready; what the daemon needs for admission and for text.
+
+    Args:
+        hash: of the model's files, 32 bytes, see `r3mes.actors.inference.files`.
+        context: prompt and answer together, in tokens.
+        vocabulary: token ids are below it.
+        tokenizer: of the ``tokenizers`` library, as its JSON text.
+        chat_template: Jinja text; empty if the model has none.
+        special_tokens: name and text, such as ``("bos_token", "<s>")``, for the template.
+        stop_ids: an answer ends before any of them.
+    """
+
+    hash: bytes
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+    context: int
+    vocabulary: int
+    numeric_class: str
+    slots: int
+    tokenizer: str
+    chat_template: str
+    special_tokens: tuple[tuple[str, str], ...]
+    stop_ids: tuple[int, ...]
+
+
+class LoadFailed(_Message, frozen=True, tag=3):
+    """The model cannot be loaded.
+
+    Args:
+        code: of an error in `r3mes.errors.REGISTRY`.
+        why, do: its detail, and what to do about it; empty for the error's general advice.
+    """
+
+    code: str
+    why: str
+    do: str
+
+
+class Start(_Message, frozen=True, tag=4):
+    """Write an answer to ``prompt``, going on behind ``emitted``.
+
+    Args:
+        id: chosen by the daemon, never used twice in one worker's life.
+        prompt, emitted: packed token ids.
+        max_new: most tokens to write.
+        stop_ids: end before any of them, besides the model's own.
+    """
+
+    id: int
+    prompt: bytes
+    emitted: bytes
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    max_new: int
+    stop_ids: bytes
+
+
+class Cancel(_Message, frozen=True, tag=5):
+    """Stop writing; answered by `Ended`, unless it ended before."""
+
+    id: int
+
+
+class Wrote(_Message, frozen=True, tag=6):
+    """New tokens; ``position`` counts from the first token after the prompt."""
+
+    id: int
+    position: int
+    ids: bytes
+
+
+class Ended(_Message, frozen=True, tag=7):
+    """No more tokens: ``stop``, ``length`` or ``cancelled``."""
+
+    id: int
+    reason: str
+
+
+class Ping(_Message, frozen=True, tag=8):
+    """Are you there?  Answered between two steps of the engine."""
+
+    number: int
+
+
+class Pong(_Message, frozen=True, tag=9):
+    """Yes; and what there is room for."""
+
+    number: int
+    running: int
+    free_slots: int
+
+
+Command: TypeAlias = Load | Start | Cancel | Ping
+Report: TypeAlias = Loaded | LoadFailed | Wrote | Ended | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+
+
+def frame(message: Command | Report) -> bytes:
+    """The bytes of one message, length first.
+
+    Raises:
+        WireError: it is larger than `FRAME_CAP`.
+    """
+    body = _encoder.encode(message)
+    if len(body) > FRAME_CAP:
+        raise WireError(f"a message of {len(body)} bytes is over the cap of {FRAME_CAP}")
+    return struct.pack(">I", len(body)) + body
+
+
+class Unframer:
+    """Cuts a byte stream into the bodies of its frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take ``data``; yields every body that is now complete.
+
+        Raises:
+            WireError: a frame announces more than `FRAME_CAP` bytes.
+        """
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            (size,) = struct.unpack_from(">I", self._buffer)
+            if size > FRAME_CAP:
+                raise WireError(f"a frame of {size} bytes is over the cap of {FRAME_CAP}")
+            if len(self._buffer) < 4 + size:
+                return
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            yield body
+
+
+def decode_command(body: bytes) -> Command:
+    """What the daemon says.
+
+    Raises:
+        WireError: not one of its messages.
+    """
+    try:
+        return _commands.decode(body)
+    except msgspec.DecodeError as error:
+        raise WireError(f"the daemon sent something else: {error}") from None
+
+
+def decode_report(body: bytes) -> Report:
+    """What the worker says.
+
+    Raises:
+        WireError: not one of its messages.
+    """
+    try:
+        return _reports.decode(body)
+    except msgspec.DecodeError as error:
+        raise WireError(f"the worker sent something else: {error}") from None
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids as u32 little-endian."""
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+def unpack_ids(packed: bytes) -> tuple[int, ...]:
+    """Token ids from u32 little-endian.
+
+    Raises:
+        WireError: the length is not a multiple of four.
+    """
+    if len(packed) % 4:
+        raise WireError(f"{len(packed)} bytes are not packed token ids")
+    return struct.unpack(f"<{len(packed) // 4}I", packed)

@@ -1,0 +1,125 @@
+"""Chat templates: untrusted Jinja from a model's files, rendered as transformers renders it.
+
+Source: ``transformers.utils.chat_template_utils`` 5.23, whose environment this is without
+importing transformers (1.2 s, and torch with it).  Left out: tools and documents, and the marks
+of assistant tokens, whose block is rendered as plain text.  Added: products are bounded, because
+the sandbox lets a template ask for ``'x' * 10**10``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from r3mes.errors import BadRequest
+
+PRODUCT_CAP = 1_000_000
+"""Largest number or length that a multiplication in a template may give."""
+
+PLAIN = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""For models that come without a template: they were not trained for chat, so any form will do."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or _size(left) * _size(right) > PRODUCT_CAP:
+            raise jinja2.exceptions.SecurityError(f"{operator} is too large here")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, int):
+        return abs(value)
+    return len(value) if isinstance(value, (str, list, tuple)) else 1
+
+
+class _Generation(Extension):
+    """``{% generation %}…{% endgeneration %}``: marks for training, of no effect here."""
+
+    tags = {"generation"}  # noqa: RUF012  so declared by jinja2
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        source: Jinja text.
+        special_tokens: names and texts that a template may use, such as ``bos_token``.
+
+    Raises:
+        ValueError: it is not a Jinja template.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        environment = _Environment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = _strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"the chat template is not valid Jinja: {error}") from None
+        self._special_tokens = dict(special_tokens)
+
+    def render(self, messages: Sequence[Mapping[str, object]]) -> str:
+        """The prompt as text, ready for the answer.
+
+        Raises:
+            BadRequest: the template does not accept these messages.
+        """
+        try:
+            return self._template.render(
+                messages=json.loads(json.dumps(list(messages))),
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._special_tokens,
+            )
+        except Exception as error:
+            raise BadRequest(
+                f"the model's chat template does not accept these messages: {error}",
+                param="messages",
+            ) from error

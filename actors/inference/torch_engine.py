@@ -1,0 +1,109 @@
+"""The engine on torch: any causal model of transformers, a few answers in turn.
+
+The order of computation depends on nothing but the prompt and the tokens written: the prompt in
+pieces with fixed borders, then one token at a time, also for tokens that another server wrote.
+So an answer that continues here gets the bits that it would have got there, at the price of
+writing those tokens again; replaying them as rows of one call comes with the batcher.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from r3mes.actors.inference.engine import Capacity, Event, Job, Numerics
+from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.sampling import Logits, sample
+
+PIECE = 256
+"""Tokens of a prompt in one step: bounds how long a cancel or a ping waits."""
+
+
+class _Answer:
+    """One answer in progress: its tokens, and how many of them the cache holds."""
+
+    def __init__(self, job: Job, cache: DynamicCache) -> None:
+        self.job = job
+        self.cache = cache
+        self.tokens = [*job.prompt, *job.emitted]
+        self.cached = 0
+
+    def next_piece(self) -> list[int]:
+        prompt = len(self.job.prompt)
+        if self.cached < prompt:
+            return self.tokens[self.cached : min(self.cached + PIECE, prompt)]
+        return self.tokens[self.cached : self.cached + 1]
+
+    @property
+    def position(self) -> int:
+        """Of the next token to write; 0 is the first after the prompt."""
+        return len(self.tokens) - len(self.job.prompt)
+
+    @property
+    def written(self) -> int:
+        return self.position - len(self.job.emitted)
+
+
+class TorchEngine:
+    """An `r3mes.actors.inference.engine.Engine` that advances each answer by itself.
+
+    Args:
+        slots: answers written at the same time; they share the machine, nothing is batched.
+    """
+
+    def __init__(self, model: LoadedModel, *, slots: int) -> None:
+        self._module = model.module
+        self._numerics = model.numerics
+        self._slots = slots
+        self._answers: dict[int, _Answer] = {}
+        takes = inspect.signature(model.module.forward).parameters
+        self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    @property
+    def numerics(self) -> Numerics:
+        return self._numerics
+
+    @property
+    def capacity(self) -> Capacity:
+        return Capacity(len(self._answers), self._slots - len(self._answers))
+
+    def start(self, job: Job) -> None:
+        self._answers[job.id] = _Answer(job, DynamicCache(config=self._module.config))
+
+    def cancel(self, job_id: int) -> Sequence[Event]:
+        answer = self._answers.pop(job_id, None)
+        return [Event(job_id, answer.position, ended="cancelled")] if answer else []
+
+    def step(self) -> Sequence[Event]:
+        events = [event for answer in self._answers.values() if (event := self._advance(answer))]
+        for event in events:
+            if event.ended:
+                del self._answers[event.id]
+        return events
+
+    def _advance(self, answer: _Answer) -> Event | None:
+        piece = answer.next_piece()
+        logits = self._forward(piece, answer.cache)
+        answer.cached += len(piece)
+        if answer.cached < len(answer.tokens):
+            return None  # more of the prompt, or of what was written before, is to come
+        job, position = answer.job, answer.position
+        token = sample(job.sampling, position, logits)
+        if token in job.stop_ids:
+            return Event(job.id, position, ended="stop")
+        answer.tokens.append(token)
+        return Event(job.id, position, (token,), "length" if answer.written >= job.max_new else "")
+
+    def _forward(self, piece: list[int], cache: DynamicCache) -> Logits:
+        ids = torch.tensor([piece], device=self._numerics.device)
+        with torch.inference_mode():
+            output = self._module(
+                input_ids=ids, past_key_values=cache, use_cache=True, **self._options
+            )
+        logits: Logits = output.logits[0, -1].to(torch.float32).cpu().numpy().astype(np.float32)
+        return logits

@@ -1,0 +1,90 @@
+"""Tiny models with random weights and a small tokenizer, as real directories of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ('user', 'assistant', 'system') %}"
+    "{{ raise_exception('no role ' + message['role']) }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+CORPUS = ["the quick brown fox jumps over the lazy dog", "a node answers what a node is asked"] * 20
+ENTRIES = 400
+CONTEXT = 640
+
+
+def save_tokenizer(directory: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ENTRIES,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|pad|>",
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(directory)
+
+
+def build(family: str, directory: Path, dtype: str = "float32") -> Path:
+    import torch
+    import transformers
+
+    common = {"vocab_size": ENTRIES, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    shape = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+    }
+    config = {
+        "llama": lambda: transformers.LlamaConfig(**common, **shape),
+        "qwen3": lambda: transformers.Qwen3Config(**common, **shape, head_dim=12),
+        "gpt2": lambda: transformers.GPT2Config(
+            **common, n_embd=48, n_layer=2, n_head=4, n_positions=CONTEXT
+        ),
+    }[family]()
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():  # larger than the default, so that no answer is a monotone
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    save_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Directory of the tiny model of a family, built once."""
+    built: dict[tuple[str, str], Path] = {}
+
+    def directory(family: str = "llama", dtype: str = "float32") -> Path:
+        if (family, dtype) not in built:
+            path = tmp_path_factory.mktemp(f"{family}-{dtype}")
+            built[family, dtype] = build(family, path, dtype)
+            assert json.loads((path / "config.json").read_text())["model_type"] == family
+        return built[family, dtype]
+
+    return directory
