@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,15 @@ from r3mes.config.keys import keys_of, sections
 from r3mes.errors import ConfigError
 
 PREFIX = "R3MES_"
-FLAGS = {"node.datadir": "--datadir", "api.listen": "--listen", "log.level": "--log-level"}
+FLAGS = {
+    "node.datadir": "--datadir",
+    "api.listen": "--listen",
+    "p2p.listen": "--p2p-listen",
+    "p2p.bootstrap": "--bootstrap",
+    "models": "--model",
+    "log.level": "--log-level",
+}
+"""Flags that have a name of their own; `--set KEY=VALUE` does for the rest."""
 MAX_FILE_BYTES = 1024 * 1024
 
 
@@ -76,16 +84,35 @@ def from_env(env: Mapping[str, str]) -> Iterator[Setting]:
 
 
 def from_flags(flags: Mapping[str, object]) -> Iterator[Setting]:
-    """What the command line says, by dotted key; None stands for a flag that was not given."""
+    """What the command line says, by dotted key; None stands for a flag that was not given.
+
+    Raises:
+        ConfigError: there is no such key.
+    """
     for key, value in flags.items():
-        if value is not None:
-            section, _, name = key.partition(".")
-            origin = f"flag {FLAGS.get(key, f'--set {key}')}"
-            known_section(section, origin)
+        if value is None:
+            continue
+        section, _, name = key.partition(".")
+        origin = f"flag {FLAGS.get(key, f'--set {key}')}"
+        known_section(section, origin)
+        if key != "models":
             known_key(section, name, origin)
             if isinstance(value, str):
                 value = keys_of(sections()[section], section)[name].parse(value)
-            yield Setting(key, value, origin)
+        yield Setting(key, value, origin)
+
+
+def flag_settings(words: Sequence[str]) -> dict[str, str]:
+    """The values of ``--set KEY=VALUE`` by key.
+
+    Raises:
+        ConfigError: a word is not of that form.
+    """
+    pairs = [word.partition("=") for word in words]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"--set {key} is not of the form KEY=VALUE")
+    return {key: value for key, _, value in pairs}
 
 
 def known_section(section: str, origin: str) -> None:

@@ -24,6 +24,7 @@
     + WalletExists        never overwritten
     + WalletMissing
     + MnemonicInvalid
+    + PassphraseMissing   nobody to ask and no file that says it
   x StoreError            the store cannot do it
     + StoreBusy           another process holds the write lock
     + StoreFull           the disk is full
@@ -35,6 +36,7 @@
     + PeerUnreachable     could not be dialled, or not in time
     + PeerDisconnected    went away in the middle of an answer
     + PortInUse           a listen address is taken
+    + NodeNotRunning      the command line finds nobody at the API's address
   x EngineError           the inference worker
     + ModelMissing        the directory or hub id cannot be found
     + ModelInvalid        corrupt, pickled, or wants remote code
@@ -301,6 +303,14 @@ class MnemonicInvalid(WalletError):
                 "these words are not a valid mnemonic", "check spelling and order of the words")
 
 
+class PassphraseMissing(WalletError):
+    """There is nobody to ask for the passphrase, and no file that says it."""
+
+    kind = Kind("R3-WALLET-006", "passphrase_missing", 409, -32027, 77,
+                "the wallet's passphrase is not known",
+                "name a file with --passphrase-file, or set wallet.passphrase_file")
+
+
 class StoreError(R3mesError):
     """The store cannot do it."""
 
@@ -379,6 +389,13 @@ class PortInUse(NetworkError):
 
     kind = Kind("R3-NET-005", "port_in_use", 500, -32063, 75,
                 "the port is in use", "stop the other program or choose another port")
+
+
+class NodeNotRunning(NetworkError):
+    """The command line finds nobody at the API's address."""
+
+    kind = Kind("R3-NODE-003", "node_not_running", 503, -32064, 69,
+                "the node does not run", "start it with `r3mes run`")
 
 
 class EngineError(R3mesError):

@@ -1,0 +1,82 @@
+"""`r3mes config`: what the configuration is, where each value comes from, whether it is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from r3mes.config.load import Loaded, all_keys, value_of
+from r3mes.config.sources import known_key, known_section
+from r3mes.errors import ConfigError
+from r3mes.node.cli.output import show, show_json
+from r3mes.node.cli.session import Session, session
+
+app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command("show")
+def show_config(
+    context: typer.Context,
+    key: Annotated[str | None, typer.Argument(help="Such as api.listen; all if left out.")] = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Also where it comes from.")] = False,
+    json: Json = False,
+) -> None:
+    """Show the values in force."""
+    loaded = session(context).load()
+    names = [_known(key)] if key else [*all_keys(), "models"]
+    if json:
+        show_json({name: _entry(loaded, name, origin=origin) for name in names})
+    elif key and not origin:
+        value = _plain(value_of(loaded.config, key))
+        show(value if isinstance(value, str) else _toml(value))
+    else:
+        for name in names:
+            line = f"{name} = {_toml(_plain(value_of(loaded.config, name)))}"
+            show(f"{line:<60}  # {loaded.origins.get(name, 'default')}" if origin else line)
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="Another file than the one in use.")] = None,
+) -> None:
+    """Check the configuration; exit 78 if it is wrong."""
+    current = session(context)
+    loaded = (Session(file, current.datadir) if file else current).load()
+    read = "" if loaded.file.exists() else " (there is no such file: defaults)"
+    show(f"ok  {loaded.file}{read}")
+
+
+@app.command()
+def path(context: typer.Context) -> None:
+    """Show which file is used."""
+    show(str(session(context).file))
+
+
+def _known(key: str) -> str:
+    section, _, name = key.partition(".")
+    known_section(section, "argument KEY")
+    if name and section == "models":
+        raise ConfigError("models are shown whole", do="run `r3mes config show models`")
+    return known_key(section, name, "argument KEY") if name else section
+
+
+def _entry(loaded: Loaded, name: str, *, origin: bool) -> object:
+    value = _plain(value_of(loaded.config, name))
+    if not origin:
+        return value
+    return {"value": value, "origin": loaded.origins.get(name, "default")}
+
+
+def _plain(value: object) -> object:
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def _toml(value: object) -> str:
+    """``value`` as it would stand in the file; TOML has nothing for None."""
+    return "(not set)" if value is None else msgspec.json.encode(value).decode()

@@ -1,0 +1,77 @@
+"""The application: global options, and the commands in the order in which one meets them."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r3mes.node.cli import (
+    chat,
+    config,
+    demo,
+    init,
+    models,
+    peers,
+    run,
+    status,
+    wallet,
+)
+from r3mes.node.cli.output import show
+from r3mes.node.cli.session import Session
+
+app = typer.Typer(
+    name="r3mes",
+    help="A node of the R3MES network: serve AI models to others, use those of others.",
+    epilog="Start with: r3mes init",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        where = f"{platform.system().lower()}-{platform.machine()}"
+        python = platform.python_version()
+        show(f"r3mes {version('r3mes')} (python {python}, torch {_torch()}, {where})")
+        raise typer.Exit
+
+
+def _torch() -> str:
+    """Its version without importing it, which takes seconds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "missing"
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    datadir: Annotated[
+        Path | None, typer.Option(help="Keep everything here, config.toml included.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Use this configuration file.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+    home = datadir.expanduser().absolute() if datadir else None
+    context.obj = Session(config=config, datadir=home)
+
+
+for command in (init.init, run.run, chat.chat, status.status, peers.peers, models.models):
+    app.command()(command)
+app.add_typer(wallet.app, name="wallet")
+app.add_typer(config.app, name="config")
+app.command()(demo.demo)

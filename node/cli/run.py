@@ -1,0 +1,90 @@
+"""`r3mes run`: the node itself, until Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from r3mes.config.load import Loaded, served_name
+from r3mes.config.sources import flag_settings
+from r3mes.errors import ConfigError
+from r3mes.node.cli.init import home
+from r3mes.node.cli.output import show
+from r3mes.node.cli.session import session
+
+if TYPE_CHECKING:
+    from r3mes.node.running import Running
+
+QUESTION = "What is a receipt?"
+CURL = """\
+ask it:   curl -H "Authorization: Bearer $(cat {key})" -H "Content-Type: application/json" \\
+            -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}]}}' \\
+            http://{api}/v1/chat/completions
+or:       r3mes chat "{text}"
+"""
+
+
+def run(
+    context: typer.Context,
+    listen: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
+    p2p_listen: Annotated[list[str] | None, typer.Option(help="Address for peers.")] = None,
+    bootstrap: Annotated[list[str] | None, typer.Option(help="Multiaddress of a peer.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model to serve.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="Least severity to log.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key.")
+    ] = None,
+) -> None:
+    """Run the node; Ctrl-C drains it."""
+    flags: dict[str, object] = {
+        "api.listen": listen,
+        "p2p.listen": p2p_listen,
+        "p2p.bootstrap": bootstrap,
+        "models": [{"id": each} for each in model] if model else None,
+        "log.level": log_level,
+        **flag_settings(setting or ()),
+    }
+    loaded = session(context).load(flags)
+    if not loaded.config.api.key_file.exists():
+        raise ConfigError("this node is not set up yet", do="run `r3mes init`")
+    _run(loaded)
+
+
+def _run(loaded: Loaded) -> None:
+    """Run the daemon in this process."""
+    import trio
+
+    from r3mes.node.app import run_node
+    from r3mes.node.running import read_running
+
+    config = loaded.config
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_node, config)
+            running = read_running(config.node.datadir)
+            if running is not None:
+                names = [served_name(model) for model in config.models]
+                show(banner(running, names, config.api.key_file, config.node.chain_id))
+
+    trio.run(serve)
+
+
+def banner(running: Running, models: Sequence[str], key_file: Path, chain_id: str) -> str:
+    """What a node says when it is up: who it is, where it is, how to ask it."""
+    from importlib.metadata import version
+
+    lines = [
+        f"R3MES {version('r3mes')}   peer {running.peer_id}   network {chain_id}",
+        *(f" p2p      {address}" for address in running.p2p),
+        f" api      http://{running.api}/v1       key file: {home(key_file)}",
+        f" models   {', '.join(models) or 'none of its own; `r3mes models` lists those of peers'}",
+        " logs     on stderr; with systemd: journalctl -u r3mes",
+    ]
+    curl = CURL.format(
+        key=home(key_file), model=models[0] if models else "MODEL", api=running.api, text=QUESTION
+    )
+    return "\n".join([*lines, curl + "Ctrl-C drains, twice stops at once."])

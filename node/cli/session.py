@@ -1,0 +1,81 @@
+"""What every command starts from: the options before it, and the configuration they lead to.
+
+Only here and in `config` the environment is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from r3mes.config.load import Loaded, load
+from r3mes.config.paths import CONFIG_VARIABLE, config_file
+from r3mes.errors import ConfigError
+
+GLOBAL_VALUES = ("--datadir", "--config")
+GLOBAL_FLAGS = ("--debug",)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The options that come before the command.
+
+    Args:
+        config: the configuration file that was named; None takes the usual place.
+        datadir: where everything is kept, the configuration included; None takes XDG's places.
+    """
+
+    config: Path | None
+    datadir: Path | None
+
+    @property
+    def file(self) -> Path:
+        """The configuration file, whether or not it is there."""
+        return (self.config or config_file(os.environ, self.datadir)).absolute()
+
+    def load(self, flags: Mapping[str, object] | None = None) -> Loaded:
+        """The configuration.
+
+        Raises:
+            ConfigError: it is wrong, or the file that was named is missing.
+        """
+        named = self.config is not None or CONFIG_VARIABLE in os.environ
+        if named and not self.file.exists():
+            raise ConfigError(f"{self.file} does not exist", do="name another file, or create it")
+        return self.load_or_default(flags)
+
+    def load_or_default(self, flags: Mapping[str, object] | None = None) -> Loaded:
+        """The configuration; defaults while there is no file."""
+        own = {"node.datadir": str(self.datadir)} if self.datadir else {}
+        return load(file=self.file, env=os.environ, flags={**own, **(flags or {})})
+
+
+def session(context: typer.Context) -> Session:
+    """The session of a command."""
+    found = context.find_object(Session)
+    if found is None:
+        raise RuntimeError("the command runs outside of the application")
+    return found
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """Move the global options to the front, so that they may also follow the command."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            rest += [word, *left]
+            break
+        if word in GLOBAL_VALUES and left:
+            front += [word, left.pop(0)]
+        elif word in GLOBAL_FLAGS or word.startswith(tuple(f"{o}=" for o in GLOBAL_VALUES)):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
