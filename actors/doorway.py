@@ -18,7 +18,7 @@ class Doorway:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._closed = False
+        self._shut = trio.Event()
         self._empty = trio.Event()
         self.inside = 0
 
@@ -29,18 +29,24 @@ class Doorway:
         Raises:
             NotReady: the node is stopping.
         """
-        if self._closed:
-            raise NotReady(f"the node is stopping and takes no new {self._what}", retry_after_s=5.0)
+        if self._shut.is_set():
+            raise NotReady(f"the node is stopping and takes no new {self._what}")
         self.inside += 1
         try:
             yield
         finally:
             self.inside -= 1
-            if self._closed and not self.inside:
-                self._empty.set()
+            self._settle()
 
-    async def close(self) -> None:
-        """Let nobody in any more and wait until nobody is inside."""
-        self._closed = True
-        if self.inside:
-            await self._empty.wait()
+    def shut(self) -> None:
+        """Let nobody in any more."""
+        self._shut.set()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._shut.is_set() and not self.inside:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until it is shut and nobody is inside."""
+        await self._empty.wait()

@@ -1,4 +1,4 @@
-"""The gateway side of an answer: choose a peer, sign, relay, check the signed end, keep the receipt.
+"""The gateway side of an answer: choose a peer, sign, relay, check the end, keep the receipt.
 
 Every node is one for its own applications.  It asks itself exactly as it asks others, so that
 local answers are signed, checked and receipted by the same code.
@@ -12,7 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import trio
 
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 SETTLE_S = 3.0
 """How long the end of an answer that the application gave up is waited for, for its receipt."""
-REQUEST_TTL_MS = 60_000
-"""How long a signed request may wait at the serving node before it is worthless."""
+REQUEST_TTL_MS = 30_000
+"""How long a signed request may wait at the serving node; `Patience.accept_s` waits as long."""
 
 ELSEWHERE = (NetworkError, EngineError, StoreError, Overloaded, NotReady, ModelNotFound)
 """Failures of one candidate before its first token; the next one may do better.  What is wrong
@@ -110,14 +110,16 @@ class Answer:
     def completion_tokens(self) -> int:
         return len(self.output_ids)
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        async for frame in self.call.tokens():
-            if frame.position != len(self.output_ids):
-                raise WireError(f"token {frame.position} came where {len(self.output_ids)} was due")
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while (frame := await self.call.next_tokens()) is not None:
             self.output_ids.extend(frame.ids)
             if frame.text:
-                yield frame.text
+                return frame.text
         await self._gateway.settle(self)
+        raise StopAsyncIteration
 
 
 class Gateway:

@@ -229,5 +229,3 @@ class Router(Actor[Message]):
         if hello.chain != self._chain_id:
             raise WireError(f"it belongs to the chain {hello.chain!r}, not {self._chain_id!r}")
         return Peer(peer, self._verify_binding(hello.binding, peer), hello, hello_ms)
-
-

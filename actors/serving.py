@@ -115,6 +115,7 @@ class Serving:
             try:
                 await self._write(accepted, call)
             except BaseException:
+                self._verifier.settle(header, 0)
                 with trio.move_on_after(2, shield=True):  # also when the peer has gone
                     await self._ledger.drop_job(header.sub, header.idem)
                 raise
@@ -134,7 +135,7 @@ class Serving:
         header, offer = accepted.request.header, accepted.offer
         # A cap of the whole context means: as much as fits beside the prompt.
         cap = None if header.max_tokens >= offer.context else header.max_tokens
-        deadline_s = max(0.0, (header.exp_ms - self._now_ms()) / 1000)
+        deadline_s = (header.exp_ms - header.iat_ms) / 1000  # from now: clocks may differ
         async with self._engine.generate(
             offer.name, accepted.job, max_tokens=cap, deadline_s=deadline_s
         ) as generation:
@@ -153,17 +154,17 @@ class Serving:
             )
 
     async def _relay(self, generation: Generation, call: ServerCall) -> None:
-        async for chunk in generation:
-            if call.cancelled.is_set():
-                generation.cancel()
-            await call.tokens(chunk.ids, chunk.text)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_when_cancelled, generation, call)
+            async for chunk in generation:
+                await call.tokens(chunk.ids, chunk.text)
+            nursery.cancel_scope.cancel()
 
-    async def _close(
-        self, accepted: _Accepted, generation: Generation, call: ServerCall
-    ) -> None:
+    async def _close(self, accepted: _Accepted, generation: Generation, call: ServerCall) -> None:
         result = self._result(accepted, generation)
         signed = sign_result(self._wallet, result)
         header = accepted.request.header
+        self._verifier.settle(header, result.price)
         await self._ledger.finish_job(
             Receipt(
                 request_hash=accepted.request.hash,
@@ -203,3 +204,7 @@ class Serving:
             server=self._wallet.address,
         )
 
+
+async def _stop_when_cancelled(generation: Generation, call: ServerCall) -> None:
+    await call.cancelled.wait()
+    generation.cancel()

@@ -1,0 +1,54 @@
+"""What a running node says of itself in its data directory, for commands on the same machine.
+
+Port 0 takes a free port, so the configuration alone does not tell where the API is.  The file holds
+no secret.  It goes away with an orderly stop; after a kill it is stale, which a reader finds out by
+asking the API.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+FILE = "running.json"
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A node that is up: its process, identity and bound addresses.
+
+    Args:
+        api: ``host:port`` of the HTTP API.
+        p2p: full multiaddresses, with the peer id.
+    """
+
+    pid: int
+    peer_id: str
+    wallet: str
+    api: str
+    p2p: tuple[str, ...]
+
+
+def write_running(datadir: Path, running: Running) -> None:
+    """Publish ``running``; readers see the old file or the new one, never half of it."""
+    draft = datadir / f"{FILE}.new"
+    draft.write_bytes(msgspec.json.encode(running) + b"\n")
+    draft.replace(datadir / FILE)
+
+
+def read_running(datadir: Path) -> Running | None:
+    """The node that runs on ``datadir``; None if none does, or none wrote so."""
+    try:
+        running = msgspec.json.decode((datadir / FILE).read_bytes(), type=Running)
+        os.kill(running.pid, 0)
+    except (FileNotFoundError, ProcessLookupError, msgspec.MsgspecError):
+        return None
+    except PermissionError:
+        pass  # another user's process: it lives
+    return running
+
+
+def remove_running(datadir: Path) -> None:
+    """Say that the node is down."""
+    (datadir / FILE).unlink(missing_ok=True)

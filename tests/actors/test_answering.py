@@ -1,0 +1,350 @@
+"""Gateway and serving node over a stapled stream: real signatures, real store, scripted engine."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from r3mes.actors.candidates import Candidate
+from r3mes.actors.doorway import Doorway
+from r3mes.actors.gateway import ChatRequest, Gateway
+from r3mes.actors.ledger import Ledger
+from r3mes.actors.requests.binding import bind
+from r3mes.actors.requests.envelope import RequestVerifier
+from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.receipt import verify_countersignature, verify_result
+from r3mes.actors.requests.replay import ReplayGuard
+from r3mes.actors.serving import Serving
+from r3mes.actors.store import Store, open_store
+from r3mes.chain.keys.wallet import Wallet
+from r3mes.errors import (
+    ContextLengthExceeded,
+    EngineCrashed,
+    EnvelopeRefused,
+    ModelNotFound,
+    NoPeer,
+    NotReady,
+    Overloaded,
+    PeerUnreachable,
+    PriceExceeded,
+    R3mesError,
+    WireError,
+)
+from r3mes.ids import Address, ModelHash, PeerId
+from r3mes.p2p.identity import NodeKey
+from r3mes.p2p.protocols.infer import Hello, ModelOffer, serve_infer
+from r3mes.p2p.streams import FrameStream, staple
+
+CHAIN = "r3mes-test-1"
+OFFER = ModelOffer("tiny", ModelHash(b"m" * 32), 64, 1_000_000, 2_000_000)
+WORDS = ("one", " two", " three", " four")
+
+
+@dataclasses.dataclass
+class Chunk:
+    ids: tuple[int, ...]
+    text: str
+
+
+class ScriptedGeneration:
+    """Writes `WORDS`, and then does what the test wants to happen."""
+
+    def __init__(self, then: Callable[[], Awaitable[None]] | None) -> None:
+        self.prompt_ids = (1, 2, 3)
+        self.output_ids: tuple[int, ...] = ()
+        self.finish_reason = ""
+        self._then, self._writing = then, trio.CancelScope()
+
+    def cancel(self) -> None:
+        self._writing.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        for number, word in enumerate(WORDS):
+            self.output_ids += (number,)
+            yield Chunk((number,), word)
+        if self._then is not None:
+            with self._writing:
+                await self._then()
+        self.finish_reason = "cancelled" if self._writing.cancelled_caught else "stop"
+
+
+class ScriptedEngine:
+    def __init__(self) -> None:
+        self.jobs: list[tuple[InferJob, int | None]] = []
+        self.refusal: R3mesError | None = None
+        self.then: Callable[[], Awaitable[None]] | None = None
+
+    @asynccontextmanager
+    async def generate(
+        self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
+    ) -> AsyncIterator[ScriptedGeneration]:
+        self.jobs.append((job, max_tokens))
+        if self.refusal is not None:
+            raise self.refusal
+        yield ScriptedGeneration(self.then)
+
+
+class Server:
+    """A serving node without a network."""
+
+    def __init__(self, store: Store, now_ms: Callable[[], int]) -> None:
+        self.key, self.wallet, self.engine = NodeKey(b"s" * 32), Wallet.create(), ScriptedEngine()
+        self.peer, self.epoch, self.offers = self.key.peer_id, b"epoch-01", (OFFER,)
+        self.ledger = Ledger(store, now_ms=now_ms)
+        self.doorway = Doorway("requests of peers")
+        self.serving = Serving(
+            hello=self.hello,
+            verifier=RequestVerifier(
+                chain=CHAIN,
+                audience=self.peer,
+                epoch=self.epoch,
+                models=lambda model: model == OFFER.hash,
+                now_ms=now_ms,
+                guard=ReplayGuard(now_ms),
+            ),
+            engine=self.engine,
+            ledger=self.ledger,
+            wallet=self.wallet,
+            now_ms=now_ms,
+            doorway=self.doorway,
+        )
+
+    def hello(self) -> Hello:
+        return Hello(self.epoch, bind(self.wallet, self.key), self.offers, CHAIN)
+
+    def candidate(self, *, wallet: Address | None = None) -> Candidate:
+        return Candidate(self.peer, wallet or self.wallet.address, OFFER)
+
+
+class Net:
+    """Connects the gateway to servers by stapled streams; scripted routes."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.servers: dict[PeerId, Server] = {}
+        self.found: list[Candidate] = []
+        self.outcomes: list[tuple[PeerId, bool]] = []
+        self.tamper: Callable[[FrameStream], FrameStream] = lambda stream: stream
+
+    def add(self, server: Server) -> None:
+        self.servers[server.peer] = server
+        self.found.append(server.candidate())
+
+    async def candidates(self, model: str) -> Sequence[Candidate]:
+        if not self.found:
+            raise ModelNotFound(model)
+        return self.found
+
+    def ended(self, peer: PeerId, *, ok: bool) -> None:
+        self.outcomes.append((peer, ok))
+
+    @asynccontextmanager
+    async def connect(self, peer: PeerId) -> AsyncIterator[FrameStream]:
+        if peer not in self.servers:
+            raise PeerUnreachable(f"{peer} is not there")
+        near, far = staple(PeerId("alice"), peer)
+        self._nursery.start_soon(serve_infer, far, self.servers[peer].serving)
+        try:
+            yield self.tamper(near)
+        finally:
+            await near.aclose()
+
+
+class World:
+    def __init__(self, nursery: trio.Nursery, alice: Store, bob: Store) -> None:
+        self.now = 1_800_000_000_000
+        self.net = Net(nursery)
+        self.bob = Server(bob, self.now_ms)
+        self.net.add(self.bob)
+        self.wallet = Wallet.create()
+        self.ledger = Ledger(alice, now_ms=self.now_ms)
+        self.doorway = Doorway("requests")
+        self.gateway = self.make_gateway()
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def make_gateway(self, max_price: int = 10**9, clock_ms: int = 0) -> Gateway:
+        return Gateway(
+            own=PeerId("alice"),
+            connect=self.net.connect,
+            routes=self.net,
+            wallet=self.wallet,
+            ledger=self.ledger,
+            chain_id=CHAIN,
+            max_price=max_price,
+            now_ms=lambda: self.now + clock_ms,
+            doorway=self.doorway,
+        )
+
+
+@pytest.fixture
+async def world(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[World]:
+    async with open_store(tmp_path / "alice") as alice, open_store(tmp_path / "bob") as bob:
+        with trio.fail_after(20):
+            yield World(nursery, alice, bob)
+
+
+def request(**fields: object) -> ChatRequest:
+    messages: Sequence[Mapping[str, object]] = [{"role": "user", "content": "count"}]
+    return dataclasses.replace(ChatRequest("tiny", messages), **fields)  # type: ignore[arg-type]
+
+
+async def test_an_answer_is_written_signed_and_receipted_on_both_sides(world: World) -> None:
+    async with world.gateway.complete(request(max_tokens=9)) as answer:
+        text = "".join([delta async for delta in answer])
+    assert (text, answer.finish_reason) == ("one two three four", "stop")
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.cost_uremes) == (3, 4, 11)
+    assert answer.signature_verified
+    assert answer.receipt_verified
+    assert world.net.outcomes == [(world.bob.peer, True)]
+    (ours,) = await world.ledger.receipts()
+    assert ours.request_hash.hex() == answer.receipt_id
+    theirs = await countersigned(world)
+    assert (ours.result, ours.signature) == (theirs.result, theirs.signature)
+    verify_result(ours.result, ours.signature, wallet=world.bob.wallet.address)
+    verify_countersignature(
+        theirs.result, theirs.signature, theirs.countersignature, sub=world.wallet.address
+    )
+
+
+async def countersigned(world: World):
+    while True:
+        for receipt in await world.bob.ledger.receipts():
+            if receipt.countersignature is not None:
+                return receipt
+        await trio.lowlevel.checkpoint()
+
+
+async def test_max_tokens_of_none_means_as_many_as_fit(world: World) -> None:
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    assert [cap for _job, cap in world.bob.engine.jobs] == [None]
+
+
+async def test_leaving_early_cancels_and_keeps_the_receipt_of_what_was_written(
+    world: World,
+) -> None:
+    world.bob.engine.then = trio.sleep_forever
+    async with world.gateway.complete(request()) as answer:
+        async for _delta in answer:
+            break
+    (ours,) = await world.ledger.receipts()
+    assert (ours.status, ours.completion_tokens) == ("cancelled", len(WORDS))
+    assert (await countersigned(world)).result == ours.result
+
+
+async def test_a_cancelled_application_leaves_a_receipt_too(world: World) -> None:
+    world.bob.engine.then = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with world.gateway.complete(request()) as answer:
+            async for _delta in answer:
+                scope.cancel()
+    (ours,) = await world.ledger.receipts()
+    assert ours.status == "cancelled"
+
+
+async def test_the_next_candidate_is_taken_when_one_cannot(world: World) -> None:
+    gone = Candidate(NodeKey(b"g" * 32).peer_id, world.wallet.address, OFFER)
+    world.net.found.insert(0, gone)
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    assert world.net.outcomes == [(gone.peer, False), (world.bob.peer, True)]
+
+
+async def test_all_gone_is_told_with_the_reasons(world: World) -> None:
+    world.net.servers.clear()
+    with pytest.raises(NoPeer, match="is not there"):
+        async with world.gateway.complete(request()):
+            pass
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ContextLengthExceeded("the prompt has 70 tokens, tiny takes 64"),
+        Overloaded("16 wait already", retry_after_s=2.5),
+    ],
+)
+async def test_a_refusal_arrives_as_itself_and_the_job_may_come_again(
+    world: World, refusal: R3mesError
+) -> None:
+    world.bob.engine.refusal = refusal
+    with pytest.raises(type(refusal)) as told:
+        async with world.gateway.complete(request()):
+            pass
+    assert told.value.detail.endswith(refusal.detail)
+    assert told.value.retry_after_s == refusal.retry_after_s
+    world.bob.engine.refusal = None
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+
+
+async def test_a_crash_after_the_first_token_ends_the_answer_with_its_name(world: World) -> None:
+    async def crash() -> None:
+        raise EngineCrashed("the worker was killed")
+
+    world.bob.engine.then = crash
+    with pytest.raises(EngineCrashed, match="killed"):
+        async with world.gateway.complete(request()) as answer:
+            assert [delta async for delta in answer]
+    assert await world.ledger.receipts() == []
+    assert await world.bob.ledger.drop_unfinished() == 0
+
+
+async def test_an_explicit_max_tokens_over_the_context_is_refused_here(world: World) -> None:
+    with pytest.raises(ContextLengthExceeded, match="64"):
+        async with world.gateway.complete(request(max_tokens=64)):
+            pass
+    assert world.bob.engine.jobs == []
+
+
+async def test_a_clock_ten_minutes_off_is_refused_with_the_reason(world: World) -> None:
+    gateway = world.make_gateway(clock_ms=-600_000)
+    with pytest.raises(EnvelopeRefused, match="clock"):
+        async with gateway.complete(request()):
+            pass
+    assert world.bob.engine.jobs == []
+
+
+async def test_more_than_the_request_allows_is_not_begun(world: World) -> None:
+    with pytest.raises(PriceExceeded, match="allows 5"):
+        async with world.make_gateway(max_price=5).complete(request()):
+            pass
+
+
+async def test_a_model_that_is_gone_from_the_hello_is_not_asked_for(world: World) -> None:
+    world.bob.offers = ()
+    with pytest.raises(NoPeer, match="no longer serves"):
+        async with world.gateway.complete(request()):
+            pass
+
+
+async def test_an_end_signed_by_another_wallet_is_not_believed(world: World) -> None:
+    world.net.found[:] = [world.bob.candidate(wallet=Wallet.create().address)]
+    with pytest.raises(EnvelopeRefused):
+        async with world.gateway.complete(request()) as answer:
+            assert [delta async for delta in answer]
+    assert await world.ledger.receipts() == []
+
+
+async def test_tokens_that_the_end_does_not_cover_are_not_receipted(world: World) -> None:
+    with pytest.raises(WireError, match="does not fit"):
+        async with world.gateway.complete(request()) as answer:
+            async for _delta in answer:
+                answer.output_ids[0] = 99
+    assert await world.ledger.receipts() == []
+
+
+async def test_a_node_that_stops_takes_nothing_new(world: World) -> None:
+    world.bob.doorway.shut()
+    with pytest.raises(NoPeer, match="stopping"):
+        async with world.gateway.complete(request()):
+            pass
+    world.doorway.shut()
+    with pytest.raises(NotReady):
+        async with world.gateway.complete(request()):
+            pass
