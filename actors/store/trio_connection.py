@@ -160,6 +160,9 @@ class TrioConnection(aiosqlite.Connection):
         self._thread.start()
         return self._connect().__await__()
 
+    async def __aenter__(self) -> TrioConnection:
+        return await self
+
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         await self._checkpoint()
         return await self._queue(partial(fn, *args, **kwargs)).wait()

@@ -2,6 +2,7 @@
 
 import random
 from functools import partial
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -42,7 +43,8 @@ async def test_random_cancels_under_load(store: Store) -> None:
 
 async def test_a_call_that_timed_out_in_the_queue_is_not_run(store: Store) -> None:
     """The writer is held up; who gives up meanwhile finds nothing written."""
-    hold, ran = trio.Event(), []
+    hold = trio.Event()
+    ran: list[Connection] = []
 
     def slow(_: Connection) -> None:
         trio.from_thread.run(hold.wait, trio_token=token)
@@ -60,15 +62,18 @@ async def test_a_call_that_timed_out_in_the_queue_is_not_run(store: Store) -> No
     assert ran == []
 
 
-async def test_the_writer_stopped_in_a_batch_still_answers(store: Store, tmp_path) -> None:
+async def test_the_writer_stopped_in_a_batch_still_answers(tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
-    hold, answers = trio.Event(), []
+    hold = trio.Event()
+    answers: list[str] = []
     token = trio.lowlevel.current_trio_token()
 
+    def held(_: Connection) -> str:
+        trio.from_thread.run(hold.wait, trio_token=token)
+        return "done"
+
     async def call() -> None:
-        answers.append(
-            await other.tx(lambda _: trio.from_thread.run(hold.wait, trio_token=token) or "done")
-        )
+        answers.append(await other.tx(held))
 
     async with trio.open_nursery() as callers, trio.open_nursery() as actors:
         await actors.start(other.run)

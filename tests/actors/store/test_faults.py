@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import trio
 
-from r3mes.actors.store import BACKUPS, DATABASE, Connection, Store, open_store
+from r3mes.actors.store import BACKUPS, DATABASE, Connection, Store, Transaction, open_store
 from r3mes.actors.store import writer as writer_module
 from r3mes.errors import DataDirLocked, StoreBusy, StoreCorrupt, StoreError, StoreFull
 
 
-def blob(number: int):
+def blob(number: int) -> Transaction[object]:
     return lambda connection: connection.execute(
         "INSERT INTO peer VALUES (?, hex(randomblob(20000)), 0)", (str(number),)
     )
 
 
 def count(connection: Connection) -> int:
-    return connection.execute("SELECT count(*) FROM peer").fetchone()[0]
+    return int(connection.execute("SELECT count(*) FROM peer").fetchone()[0])
 
 
-def pages_at_most(pages: int):
+def pages_at_most(pages: int) -> Transaction[object]:
     return lambda connection: connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
 
 
@@ -56,7 +56,9 @@ async def test_a_full_store_says_so_keeps_what_it_has_and_recovers(store: Store)
     assert await store.read(count) == kept + 1
 
 
-async def test_a_full_store_is_unhealthy_until_there_is_room(store: Store, monkeypatch) -> None:
+async def test_a_full_store_is_unhealthy_until_there_is_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     room = False
     monkeypatch.setattr(writer_module, "has_room", lambda _: room)
     monkeypatch.setattr(writer_module, "RETRY_S", 0.01)
@@ -225,6 +227,7 @@ async def test_two_processes_on_one_directory(tmp_path: Path) -> None:
     with subprocess.Popen(  # noqa: ASYNC220  nothing else runs on this loop
         command, stdout=subprocess.PIPE, text=True
     ) as holder:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         with pytest.raises(DataDirLocked, match=f"pid {holder.pid}"):
             async with open_store(tmp_path):

@@ -1,8 +1,10 @@
 """Schema steps: in order, each whole or not at all, never without a backup."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -12,13 +14,14 @@ from r3mes.actors.store import migrate as module
 from r3mes.actors.store.migrate import Migration, migrate, shipped, version
 from r3mes.errors import StoreNewer
 
+Extend: TypeAlias = Callable[[Migration], None]
 NEXT = len(shipped()) + 1
 GROW = Migration(NEXT, "grow", "ALTER TABLE peer ADD COLUMN note TEXT;\n")
 WRONG = Migration(NEXT, "wrong", "CREATE TABLE half (i);\nINSERT INTO missing VALUES (1);\n")
 
 
 @pytest.fixture
-def extended(monkeypatch: pytest.MonkeyPatch):
+def extended(monkeypatch: pytest.MonkeyPatch) -> Extend:
     """Pretend to be a later program that ships one more step."""
 
     def extend(step: Migration) -> None:
@@ -45,7 +48,7 @@ async def test_a_new_directory_has_the_whole_schema_and_no_backup(tmp_path: Path
     assert not (tmp_path / BACKUPS).exists()
 
 
-async def test_data_is_backed_up_and_then_migrated(tmp_path: Path, extended) -> None:
+async def test_data_is_backed_up_and_then_migrated(tmp_path: Path, extended: Extend) -> None:
     await with_a_peer(tmp_path)
     extended(GROW)
     async with open_store(tmp_path):
@@ -57,7 +60,9 @@ async def test_data_is_backed_up_and_then_migrated(tmp_path: Path, extended) -> 
     assert saved.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_step_that_fails_leaves_the_data_as_it_was(tmp_path: Path, extended) -> None:
+async def test_a_step_that_fails_leaves_the_data_as_it_was(
+    tmp_path: Path, extended: Extend
+) -> None:
     await with_a_peer(tmp_path)
     extended(WRONG)
     with pytest.raises(Exception, match="missing"):
@@ -70,7 +75,7 @@ async def test_a_step_that_fails_leaves_the_data_as_it_was(tmp_path: Path, exten
         )
 
 
-async def test_a_backup_that_fails_stops_the_migration(tmp_path: Path, extended) -> None:
+async def test_a_backup_that_fails_stops_the_migration(tmp_path: Path, extended: Extend) -> None:
     await with_a_peer(tmp_path)
     (tmp_path / BACKUPS).write_text("a file where the folder should be")
     extended(GROW)
@@ -80,7 +85,9 @@ async def test_a_backup_that_fails_stops_the_migration(tmp_path: Path, extended)
     assert peer(tmp_path / DATABASE)[0] == NEXT - 1
 
 
-async def test_newer_data_is_refused_by_name(tmp_path: Path, extended, monkeypatch) -> None:
+async def test_newer_data_is_refused_by_name(
+    tmp_path: Path, extended: Extend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await with_a_peer(tmp_path)
     with monkeypatch.context() as later:
         extended(GROW)
@@ -116,7 +123,9 @@ def test_the_numbers_have_no_gap(tmp_path: Path) -> None:
         shipped(tmp_path)
 
 
-async def test_a_backup_of_the_same_name_is_replaced_whole(tmp_path: Path, extended) -> None:
+async def test_a_backup_of_the_same_name_is_replaced_whole(
+    tmp_path: Path, extended: Extend
+) -> None:
     await with_a_peer(tmp_path)
     (tmp_path / BACKUPS).mkdir()
     saved = tmp_path / BACKUPS / f"pre-v{NEXT}.sqlite3"

@@ -7,11 +7,11 @@ import pytest
 import trio
 import trio.testing
 
-from r3mes.actors.store import DATABASE, Connection, Store, open_readonly, open_store
+from r3mes.actors.store import DATABASE, Connection, Store, Transaction, open_readonly, open_store
 from r3mes.errors import AskTimeout, NotReady, StoreError
 
 
-def seen(peer: str):
+def seen(peer: str) -> Transaction[object]:
     return lambda connection: connection.execute("INSERT INTO peer VALUES (?, '[]', 0)", (peer,))
 
 
@@ -40,8 +40,8 @@ async def test_tx_gives_the_functions_result(store: Store) -> None:
 
 async def test_the_pragmas_are_set(store: Store) -> None:
     def pragmas(connection: Connection) -> list[object]:
-        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "query_only")
-        names += ("wal_autocheckpoint",)
+        names = ["journal_mode", "synchronous", "foreign_keys", "busy_timeout", "query_only"]
+        names += ["wal_autocheckpoint"]
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
     assert await store.tx(pragmas) == ["wal", 2, 1, 500, 0, 1000]
@@ -53,9 +53,9 @@ async def test_an_error_goes_to_its_caller_and_undoes_its_own_work_only(store: S
         seen("half")(connection)
         raise KeyError("mine")
 
-    outcomes = {}
+    outcomes: dict[str, object] = {}
 
-    async def call(name: str, fn) -> None:
+    async def call(name: str, fn: Transaction[object]) -> None:
         try:
             outcomes[name] = await store.tx(fn)
         except KeyError as error:

@@ -8,6 +8,7 @@ import inspect
 import random
 import sqlite3
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from r3mes.actors.store.batch import write_batch
 from r3mes.actors.store.trio_connection import ConnectionClosed, TrioConnection
 
 
-def connector(path: Path | str = ":memory:"):
+def connector(path: Path | str = ":memory:") -> Callable[[], sqlite3.Connection]:
     return partial(sqlite3.connect, path, isolation_level=None)
 
 
@@ -35,7 +36,7 @@ def test_the_private_parts_are_there() -> None:
     assert "if result is _STOP_RUNNING_SENTINEL:" in source
     connection = core.Connection(connector(), iter_chunk_size=64)
     assert {"_tx", "_thread", "_running", "_connection", "_connector"} <= set(vars(connection))
-    assert connection._thread._target is core._connection_worker_thread
+    assert vars(connection._thread)["_target"] is core._connection_worker_thread
 
 
 def test_asyncio_is_used_in_the_overridden_methods_only() -> None:
@@ -101,7 +102,7 @@ async def test_a_cancel_waits_for_what_was_queued() -> None:
 
 
 async def test_what_is_cancelled_before_it_is_queued_does_not_run() -> None:
-    ran = []
+    ran: list[sqlite3.Connection] = []
     async with TrioConnection(connector(), name="test") as connection:
         with trio.CancelScope() as scope:
             scope.cancel()

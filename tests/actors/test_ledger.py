@@ -1,0 +1,215 @@
+"""The ledger: a job is worked on once and billed once, in whatever order callers retry."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r3mes.actors.ledger import GATEWAY, SERVER, Ledger, Receipt
+from r3mes.actors.store import open_store
+from r3mes.errors import AlreadyAnswered, NotFound
+from r3mes.ids import Address, RequestHash
+
+SUB = Address("remes1caller")
+IDEM = b"i" * 16
+
+
+def hash_of(number: int) -> RequestHash:
+    return RequestHash(bytes([number]) * 32)
+
+
+def receipt(number: int = 1, *, role: str = SERVER, idem: bytes = IDEM, at_ms: int = 5) -> Receipt:
+    return Receipt(
+        request_hash=hash_of(number),
+        role=role,
+        sub=SUB,
+        idem=idem,
+        peer="12D3KooWpeer",
+        model="built-in",
+        prompt_tokens=7,
+        completion_tokens=3,
+        price=11,
+        status="stop",
+        result=b"result",
+        signature=b"signature",
+        countersignature=None,
+        created_ms=at_ms,
+    )
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with open_store(tmp_path) as store:
+        yield Ledger(store, now_ms=lambda: 1_000)
+
+
+async def test_a_job_is_taken_once(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    with pytest.raises(AlreadyAnswered, match="being worked on") as running:
+        await ledger.open_job(SUB, IDEM, hash_of(2))
+    assert running.value.receipt is None
+    await ledger.open_job(Address("remes1other"), IDEM, hash_of(3))
+
+
+async def test_an_answered_job_comes_with_its_receipt(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    await ledger.finish_job(receipt())
+    await ledger.finish_job(receipt())
+    await ledger.drop_job(SUB, IDEM)
+    with pytest.raises(AlreadyAnswered, match="was answered") as answered:
+        await ledger.open_job(SUB, IDEM, hash_of(2))
+    assert answered.value.receipt == receipt()
+    assert await ledger.receipts() == [receipt()]
+
+
+async def test_a_job_that_failed_can_be_taken_again(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    await ledger.drop_job(SUB, IDEM)
+    await ledger.open_job(SUB, IDEM, hash_of(2))
+    await ledger.finish_job(receipt(2))
+
+
+async def test_an_answer_that_comes_late_is_not_billed_twice(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    await ledger.drop_job(SUB, IDEM)
+    await ledger.open_job(SUB, IDEM, hash_of(2))
+    await ledger.finish_job(receipt(1))
+    with pytest.raises(AlreadyAnswered) as second:
+        await ledger.finish_job(receipt(2))
+    assert second.value.receipt == receipt(1)
+    assert await ledger.receipts() == [receipt(1)]
+
+
+async def test_jobs_of_a_dead_process_are_dropped(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    await ledger.open_job(SUB, b"done", hash_of(2))
+    await ledger.finish_job(receipt(2, idem=b"done"))
+    assert await ledger.drop_unfinished() == 1
+    assert await ledger.drop_unfinished() == 0
+    await ledger.open_job(SUB, IDEM, hash_of(3))
+    with pytest.raises(AlreadyAnswered):
+        await ledger.open_job(SUB, b"done", hash_of(3))
+
+
+async def test_the_first_countersignature_stays(ledger: Ledger) -> None:
+    with pytest.raises(NotFound):
+        await ledger.countersigned(hash_of(1), b"early")
+    await ledger.finish_job(receipt())
+    await ledger.countersigned(hash_of(1), b"first")
+    await ledger.countersigned(hash_of(1), b"second")
+    assert (await ledger.receipts())[0].countersignature == b"first"
+
+
+async def test_both_sides_in_one_store(ledger: Ledger) -> None:
+    """A node that asks itself over the network keeps two receipts of one request."""
+    mine = replace(receipt(role=GATEWAY), countersignature=b"mine")
+    await ledger.finish_job(receipt())
+    await ledger.record(mine)
+    await ledger.record(mine)
+    assert {r.role: r.countersignature for r in await ledger.receipts()} == {
+        SERVER: None,
+        GATEWAY: b"mine",
+    }
+    with pytest.raises(ValueError, match="gateway's"):
+        await ledger.record(receipt())
+
+
+async def test_receipts_come_newest_first_in_pages(ledger: Ledger) -> None:
+    for number in range(1, 8):
+        await ledger.record(receipt(number, role=GATEWAY, at_ms=number * 10))
+    first = await ledger.receipts(limit=3)
+    assert [r.created_ms for r in first] == [70, 60, 50]
+    rest = await ledger.receipts(before_ms=50)
+    assert [r.created_ms for r in rest] == [40, 30, 20, 10]
+
+
+JOBS, REQUESTS = st.integers(0, 2), st.integers(1, 3)
+STEPS = st.one_of(
+    st.tuples(st.just("open"), JOBS, REQUESTS),
+    st.tuples(st.just("drop"), JOBS, st.just(0)),
+    st.tuples(st.just("finish"), JOBS, REQUESTS),
+    st.tuples(st.just("restart"), st.just(0), st.just(0)),
+)
+
+
+class Model:
+    """What the ledger should do, in dictionaries."""
+
+    def __init__(self) -> None:
+        self.taken: set[int] = set()
+        self.answers: dict[int, int] = {}
+
+    def open(self, job: int, _: int) -> bool:
+        fresh = job not in self.taken
+        self.taken.add(job)
+        return fresh
+
+    def drop(self, job: int, _: int) -> bool:
+        if job not in self.answers:
+            self.taken.discard(job)
+        return True
+
+    def finish(self, job: int, request: int) -> bool:
+        self.taken.add(job)
+        return self.answers.setdefault(job, request) == request
+
+    def restart(self, _job: int, _request: int) -> bool:
+        self.taken = set(self.answers)
+        return True
+
+
+async def step(ledger: Ledger, what: str, job: int, request: int) -> bool:
+    idem, digest = bytes([job]) * 16, hash_of(job * 10 + request)
+    try:
+        match what:
+            case "open":
+                await ledger.open_job(SUB, idem, digest)
+            case "drop":
+                await ledger.drop_job(SUB, idem)
+            case "finish":
+                await ledger.finish_job(receipt(job * 10 + request, idem=idem))
+            case _:
+                await ledger.drop_unfinished()
+    except AlreadyAnswered:
+        return False
+    return True
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEPS, max_size=25))
+def test_retries_in_any_order_never_duplicate(
+    steps: list[tuple[str, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trio.run(follow, steps, tmp_path_factory.mktemp("ledger"))
+
+
+async def follow(steps: list[tuple[str, int, int]], datadir: Path) -> None:
+    model = Model()
+    async with open_store(datadir) as store:
+        ledger = Ledger(store, now_ms=lambda: 1)
+        for what, job, request in steps:
+            expected = getattr(model, what)(job, request)
+            assert await step(ledger, what, job, request) == expected, (what, job, request)
+        kept = {r.idem[0]: r.request_hash[0] - r.idem[0] * 10 for r in await ledger.receipts()}
+        assert kept == model.answers
+        assert len(await ledger.receipts()) == len(model.answers)
+
+
+async def test_a_crowd_of_retries_at_once(ledger: Ledger) -> None:
+    taken = []
+
+    async def retry(number: int) -> None:
+        try:
+            await ledger.open_job(SUB, IDEM, hash_of(number))
+            taken.append(number)
+        except AlreadyAnswered:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(retry, number)
+    assert len(taken) == 1
