@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,7 +28,7 @@ WINDOW_MS = 180_000
 class _Generation:
     started_ms: int
     seen: set[bytes] = field(default_factory=set)
-    by_signer: Counter[int] = field(default_factory=Counter)
+    by_signer: dict[int, int] = field(default_factory=dict)
     last_exp_ms: int = 0
 
 
@@ -46,7 +45,8 @@ class ReplayGuard:
         self, now_ms: Callable[[], int], *, capacity: int = 200_000, per_signer: int = 4_000
     ) -> None:
         self._now_ms, self._capacity, self._per_signer = now_ms, capacity, per_signer
-        self._key = secrets.token_bytes(32)  # nobody outside can aim at a fingerprint
+        # keyed, so that nobody outside can aim at a fingerprint
+        self._hash = hashlib.blake2b(digest_size=16, key=secrets.token_bytes(32))
         self._young, self._old = _Generation(now_ms()), _Generation(0)
         self._dropped_exp_ms = 0
 
@@ -62,19 +62,25 @@ class ReplayGuard:
         """
         self._age()
         young, old = self._young, self._old
-        print_ = hashlib.blake2b(signer.encode() + nonce, digest_size=16, key=self._key).digest()
-        if print_ in young.seen or print_ in old.seen:
+        fingerprint = self._fingerprint(signer, nonce)
+        if fingerprint in young.seen or fingerprint in old.seen:
             raise EnvelopeReplayed("the nonce of this request was used before")
         if exp_ms <= self._dropped_exp_ms:
             raise EnvelopeReplayed("this request is older than the memory of nonces")
         who = hash(signer)
-        if young.by_signer[who] + old.by_signer[who] >= self._per_signer:
+        mine = young.by_signer.get(who, 0)
+        if mine + old.by_signer.get(who, 0) >= self._per_signer:
             raise Overloaded(self._full(f"{self._per_signer} of this account"), retry_after_s=60.0)
         if len(young.seen) >= self._capacity:
             raise Overloaded(self._full(f"{self._capacity}"), retry_after_s=60.0)
-        young.seen.add(print_)
-        young.by_signer[who] += 1
+        young.seen.add(fingerprint)
+        young.by_signer[who] = mine + 1
         young.last_exp_ms = max(young.last_exp_ms, exp_ms)
+
+    def _fingerprint(self, signer: str, nonce: bytes) -> bytes:
+        keyed = self._hash.copy()
+        keyed.update(signer.encode() + nonce)
+        return keyed.digest()
 
     def _age(self) -> None:
         now = self._now_ms()
