@@ -85,8 +85,8 @@ class ByteStream(Protocol):
         """End our direction; raises PeerDisconnected when cut."""
         ...
 
-    async def reset(self) -> None:
-        """Drop both directions at once; never raises."""
+    async def close(self, *, whole: bool) -> None:
+        """Let go: a reset unless ``whole``, both directions having ended; never raises."""
         ...
 
 
@@ -156,9 +156,8 @@ class FramedStream:
         if self._closed:
             return
         self._closed = True
-        if not (self._finished and self._ended):
-            with trio.CancelScope(shield=True):
-                await self._stream.reset()
+        with trio.CancelScope(shield=True):
+            await self._stream.close(whole=self._finished and self._ended)
 
 
 async def close_gently(stream: FrameStream) -> None:

@@ -1,0 +1,105 @@
+"""Addresses of peers and of ourselves, as text, without libp2p."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from r3mes.errors import ConfigError
+from r3mes.ids import PeerId
+from r3mes.p2p.identity import pub_of
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """``/ip4/192.0.2.7/tcp/7330/p2p/12D3KooW…`` taken apart."""
+
+    peer: PeerId
+    transport: str
+
+    def __str__(self) -> str:
+        return f"{self.transport}/p2p/{self.peer}"
+
+
+def parse_peer_address(text: str) -> PeerAddress:
+    """A full address of a peer.
+
+    Raises:
+        ConfigError: not ``/ip4|ip6|dns…/HOST/tcp/PORT/p2p/ID``.
+    """
+    transport, mark, peer = text.rpartition("/p2p/")
+    if not mark:
+        raise ConfigError(
+            f"{text!r} names no peer", do="write it as /ip4/HOST/tcp/PORT/p2p/PEER_ID"
+        )
+    check_transport(transport, text)
+    try:
+        pub_of(PeerId(peer))
+    except ValueError as error:
+        raise ConfigError(
+            f"{peer!r} in {text!r} is not a peer id",
+            do="copy the id that the other node prints at its start",
+        ) from error
+    return PeerAddress(PeerId(peer), transport)
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``, ``[V6]:PORT`` or ``/ip4|ip6/HOST/tcp/PORT``.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if text.startswith("/"):
+        check_transport(text, text)
+        _, kind, host, _, port = text.split("/")
+        known = kind in ("ip4", "ip6")
+    else:
+        host, _, port = text.rpartition(":")
+        host, known = host.strip("[]"), port.isdecimal() and int(port) <= _PORT_CAP
+    if not known or not _is_ip(host):
+        raise ConfigError(
+            f"cannot listen on {text!r}",
+            do="write it as HOST:PORT with an IP, such as 0.0.0.0:7330",
+        )
+    return host, int(port)
+
+
+def multiaddr(host: str, port: int) -> str:
+    """``/ip4/HOST/tcp/PORT`` or its IPv6 kind."""
+    return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}"
+
+
+_PORT_CAP = 65535
+_KINDS = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+
+def check_transport(transport: str, text: str) -> None:
+    """Refuse what we cannot dial; ``text`` is what the operator wrote.
+
+    Raises:
+        ConfigError: not ``/ip4|ip6|dns…/HOST/tcp/PORT``.
+    """
+    parts = transport.split("/")
+    ok = (
+        len(parts) == 5
+        and parts[0] == ""
+        and parts[1] in _KINDS
+        and bool(parts[2])
+        and (not parts[1].startswith("ip") or _is_ip(parts[2]))
+        and parts[3] == "tcp"
+        and parts[4].isdecimal()
+        and int(parts[4]) <= _PORT_CAP
+    )
+    if not ok:
+        raise ConfigError(
+            f"{text!r} is not an address that we can use",
+            do="write it as /ip4/HOST/tcp/PORT or /dns4/NAME/tcp/PORT, for a peer with /p2p/ID",
+        )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
