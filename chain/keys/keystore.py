@@ -104,9 +104,9 @@ def create_keystore(path: Path, wallet: Wallet, passphrase: str, *, cost: KdfCos
     whole = msgspec.structs.replace(file, sealed=sealed).summed()
     try:
         create_secret(path, msgspec.json.format(msgspec.json.encode(whole)) + b"\n")
-    except FileExistsError:
-        raise WalletExists(f"{path} is there already") from None
     except OSError as error:
+        if path.exists():
+            raise WalletExists(f"{path} is there already") from None
         raise WalletError(
             f"{path} cannot be written: {os.strerror(error.errno or 0)}",
             do="check the folder's owner and the space on its disk",

@@ -1,0 +1,20 @@
+"""Vectors of other wallets, and costs that do not slow a suite down."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from r3mes.chain.keys.keystore import KdfCost
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "chain_vectors.json"
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    return json.loads(VECTORS.read_text())
+
+
+@pytest.fixture
+def cheap():
+    return KdfCost(ops=1, memory=8 << 10)
