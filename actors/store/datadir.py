@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from r3mes.errors import DataDirLocked
+from r3mes.errors import DataDirLocked, StoreError
 
 DATABASE = "r3mes.sqlite3"
 LOCK = "lock"
@@ -21,9 +21,16 @@ def locked(datadir: Path) -> Iterator[None]:
 
     Raises:
         DataDirLocked: a running process, named in the error, holds it.
+        StoreError: it cannot be created or written.
     """
-    datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(datadir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(datadir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"the data directory {datadir} cannot be used: {error.strerror}",
+            do="let this user write there, or choose another directory with --datadir",
+        ) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

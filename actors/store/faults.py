@@ -7,6 +7,7 @@ wrong statement) belongs to the transaction that met it.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 from pathlib import Path
@@ -22,6 +23,9 @@ LITTLE_SPACE_BYTES = 1 << 20
 
 def condition(error: BaseException, path: Path) -> StoreError | None:
     """The condition of the store at ``path`` that ``error`` tells of, or None."""
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _full(path) if full else StoreError(f"{path.parent} cannot be used: {error}")
     if not isinstance(error, sqlite3.Error):
         return None
     name = getattr(error, "sqlite_errorname", "")

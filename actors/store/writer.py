@@ -162,7 +162,7 @@ class StoreActor(Actor[Write]):
             try:
                 connection = await stack.enter_async_context(writer(self._path))
                 await connection.run_stoppable(self._prepare)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 problem = condition(error, self._path) or StoreError(f"{self._path}: {error}")
                 raise problem from error
             yield connection

@@ -1,5 +1,6 @@
 """What goes wrong around the store: full disks, foreign locks, damaged files, two nodes."""
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ import trio
 
 from r3mes.actors.store import BACKUPS, DATABASE, Connection, Store, Transaction, open_store
 from r3mes.actors.store import writer as writer_module
+from r3mes.actors.store.faults import condition
 from r3mes.errors import DataDirLocked, StoreBusy, StoreCorrupt, StoreError, StoreFull
 
 
@@ -235,6 +237,22 @@ async def test_two_processes_on_one_directory(tmp_path: Path) -> None:
         holder.kill()
     async with open_store(tmp_path) as store:
         assert await store.read(count) == 0
+
+
+async def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
+        async with open_store(tmp_path / "file" / "data"):
+            pass
+
+
+def test_what_an_error_tells_of_the_store(tmp_path: Path) -> None:
+    path = tmp_path / DATABASE
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert isinstance(condition(OSError(number, "no room"), path), StoreFull)
+    assert type(condition(OSError(errno.EROFS, "read-only"), path)) is StoreError
+    assert condition(sqlite3.IntegrityError("mine"), path) is None
+    assert condition(KeyError("mine"), path) is None
 
 
 async def test_a_path_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from r3mes import __version__
 from r3mes.actors.store import BACKUPS, DATABASE, Store, open_readonly, open_store
 from r3mes.actors.store import migrate as module
 from r3mes.actors.store.migrate import Migration, migrate, shipped, version
-from r3mes.errors import StoreNewer
+from r3mes.errors import StoreError, StoreNewer
 
 Extend: TypeAlias = Callable[[Migration], None]
 NEXT = len(shipped()) + 1
@@ -65,7 +65,7 @@ async def test_a_step_that_fails_leaves_the_data_as_it_was(
 ) -> None:
     await with_a_peer(tmp_path)
     extended(WRONG)
-    with pytest.raises(Exception, match="missing"):
+    with pytest.raises(StoreError, match="missing"):
         async with open_store(tmp_path):
             pass
     assert peer(tmp_path / DATABASE) == (NEXT - 1, [("a", "[]", 0)])
@@ -79,7 +79,7 @@ async def test_a_backup_that_fails_stops_the_migration(tmp_path: Path, extended:
     await with_a_peer(tmp_path)
     (tmp_path / BACKUPS).write_text("a file where the folder should be")
     extended(GROW)
-    with pytest.raises(Exception, match="backups"):
+    with pytest.raises(StoreError, match="backups"):
         async with open_store(tmp_path):
             pass
     assert peer(tmp_path / DATABASE)[0] == NEXT - 1
