@@ -12,6 +12,7 @@ from typing import Any
 from r3mes.config.schema import Config
 from r3mes.config.secrets import read_secret
 from r3mes.errors import REGISTRY, ConfigError, NodeNotRunning, R3mesError
+from r3mes.node.running import read_running
 
 TIMEOUT_S = 10.0
 MAX_BYTES = 8 * 1024 * 1024
@@ -30,7 +31,8 @@ def api_key(config: Config) -> str:
 
 def api_address(config: Config) -> str:
     """Where the node's API can be reached from this machine, ``host:port``."""
-    host, _, port = config.api.listen.rpartition(":")
+    running = read_running(config.node.datadir)
+    host, _, port = (running.api if running else config.api.listen).rpartition(":")
     everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  as the place to call
     return f"{everywhere.get(host, host)}:{port}"
 

@@ -43,7 +43,7 @@ def build_app(
 
 def build_routes(gateway: Gateway, state: NodeState) -> FastAPI:
     """The routes alone, without the layers that guard them."""
-    app = FastAPI(title="R3MES node", version=version("r3mes"), docs_url=None, redoc_url=None)
+    app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
     app.state.gateway, app.state.node = gateway, state
     for router in (open_routes, read_routes, invoke_routes):
         app.include_router(router)
@@ -88,6 +88,13 @@ async def show_version() -> dict[str, str]:
     return {"version": version("r3mes")}
 
 
+@read_routes.get("/openapi.json")
+async def openapi(request: Request) -> JSONResponse:
+    """The description of these routes, for tools that make clients."""
+    app: FastAPI = request.app
+    return JSONResponse(app.openapi())
+
+
 @read_routes.get("/node/status")
 async def status(node: TheNode) -> JSONResponse:
     """What `r3mes status --json` prints."""
@@ -113,17 +120,11 @@ async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
 async def chat_completions(body: ChatBody, gateway: TheGateway) -> Response:
     """Continue a chat, as one object or as a stream."""
     opening = gateway.complete(body.request())
-    ignored = ",".join(sorted(body.ignored()))
-    headers = {"x-r3mes-ignored": _printable(ignored)} if ignored else {}
+    headers = {"x-r3mes-ignored": body.ignored()} if body.ignored() else {}
     if not body.stream:
         return WholeAnswer(opening, headers)
     options = body.stream_options
     return StreamedAnswer(opening, headers, include_usage=bool(options and options.include_usage))
-
-
-def _printable(text: str) -> str:
-    """Names that a caller chose, made safe for a header: cut, and ASCII without controls."""
-    return text[:500].encode("ascii", "backslashreplace").decode().replace("\n", " ")
 
 
 def _model(entry: ModelEntry) -> dict[str, object]:

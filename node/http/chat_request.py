@@ -9,20 +9,33 @@ Source: OpenAI API reference, "Create chat completion"; n, tools, logprobs, audi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import BadRequest
-from r3mes.node.http.ports import ChatRequest
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_TOKENS = 1_000_000
 STOP_BYTES = 64
+MAX_IGNORED = 32
+PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES)]
+
+def _encodable(text: str) -> str:
+    """Refuse lone surrogates, which JSON can write as escapes and UTF-8 cannot carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Stop = Annotated[Text, StringConstraints(min_length=1, max_length=STOP_BYTES)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -49,14 +62,14 @@ class TextPart(BaseModel):
     """One part of a message's content."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
     """One message of the chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
 
     def plain(self) -> dict[str, object]:
         """Role and text, as chat templates know them: ``developer`` is OpenAI's new ``system``."""
@@ -77,7 +90,7 @@ class ChatBody(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[Text, StringConstraints(min_length=1, max_length=256)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
@@ -107,9 +120,10 @@ class ChatBody(BaseModel):
             stop=self._stops(),
         )
 
-    def ignored(self) -> Iterator[str]:
-        """Names of the fields that we do not know."""
-        return (name for name in self.model_extra or {} if name not in NEUTRAL)
+    def ignored(self) -> str:
+        """The fields that we do not know, with commas; ``?`` for names unfit for a header."""
+        unknown = sorted(name for name in self.model_extra or {} if name not in NEUTRAL)
+        return ",".join(name if PLAIN.fullmatch(name) else "?" for name in unknown[:MAX_IGNORED])
 
     def _refuse_unsupported(self) -> None:
         for name, value in (self.model_extra or {}).items():

@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A chat to complete, checked and within bounds.
-
-    Args:
-        messages: ``{"role": …, "content": text}`` each, in order.
-        max_tokens: most tokens of the answer; None leaves it to the server's context.
-        seed: None lets the gateway draw one.
-    """
-
-    model: str
-    messages: Sequence[Mapping[str, object]]
-    max_tokens: int | None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+from r3mes.actors.gateway import ChatRequest
 
 
 class Answer(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -43,10 +42,15 @@ class HttpServer:
     def __init__(self, app: ASGIApp, *, listen: str, drain_seconds: float = 30.0) -> None:
         self._app, self._listen, self._drain_seconds = app, listen, drain_seconds
         self._draining = trio.Event()
+        self.address = ""
+        """Where it listens, ``host:port``; known once `run` has started."""
 
     def drain(self) -> None:
         """Take no new connection; `run` returns when the answers in flight are out."""
         self._draining.set()
+
+    def close(self) -> None:
+        """Nothing waits here when `run` has ended: callers are refused by the closed port."""
 
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `drain`; cancelling cuts everything off.
@@ -56,16 +60,13 @@ class HttpServer:
         Raises:
             PortInUse: the address is taken.
         """
-        with bind(self._listen) as listener:
-            await self._serve(listener, task_status)
-
-    async def _serve(self, listener: socket.socket, task_status: trio.TaskStatus[str]) -> None:
+        listener = bind(self._listen)
         host, port = listener.getsockname()[:2]
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        config = _hypercorn_config(listener, self._drain_seconds)
         async with trio.open_nursery() as nursery:
-            config = _hypercorn_config(listener, self._drain_seconds)
             await nursery.start(_start, self._app, config, self._draining.wait)
-            task_status.started(address)
+            task_status.started(self.address)
 
 
 async def _start(
@@ -94,21 +95,20 @@ def bind(listen: str) -> socket.socket:
     try:
         listener.bind((host, int(port)))
         listener.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise PortInUse(
                 f"the API cannot listen on {listen}: another program does",
                 do="stop that program, or choose another address as api.listen",
             ) from None
-        raise ConfigError(f"the API cannot listen on {listen}: {error.strerror}") from None
+        raise ConfigError(f"the API cannot listen on {listen}: {error}") from None
     return listener
 
 
 def _hypercorn_config(listener: socket.socket, drain_seconds: float) -> Config:
     config = Config()
-    # Hypercorn closes what it is given: it gets a descriptor of its own.
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    config.bind = [f"fd://{listener.detach()}"]  # Hypercorn closes it when it stops accepting
     config.graceful_timeout = drain_seconds
     config.keep_alive_timeout = IDLE_SECONDS
     config.h11_max_incomplete_size = HEADER_BYTES

@@ -10,9 +10,10 @@ import httpx
 import pytest
 import trio
 
+from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
+from r3mes.node.http import server
 from r3mes.node.http.app import build_app
-from r3mes.node.http.ports import ChatRequest
 from r3mes.node.http.server import HttpServer
 
 KEYS = {"r3k_both": {"r", "i"}, "r3k_read": {"r"}, "r3k_none": set()}
@@ -142,13 +143,14 @@ class Api:
 
 
 @pytest.fixture
-async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
+async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
     gateway, state = SmallGateway(), SmallState()
     app = build_app(gateway=gateway, keyring=SmallKeyring(), state=state, max_body_bytes=65536)
-    server = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
-    address = await nursery.start(server.run)
-    yield Api(address, gateway, state, server)
-    server.drain()
+    http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
+    address = await nursery.start(http.run)
+    yield Api(address, gateway, state, http)
+    http.drain()
 
 
 CHAT = {"model": "org/tiny", "messages": [{"role": "user", "content": "Hi"}]}

@@ -1,0 +1,240 @@
+"""Bodies that are refused, bodies that are understood, and what a stream looks like on the wire."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import trio
+
+from r3mes.errors import NoPeer, NotReady
+from r3mes.node.http import chat_answer
+
+pytestmark = pytest.mark.net
+
+
+async def post(api, body, **headers):
+    async with api.client() as client:
+        if isinstance(body, bytes):
+            headers["content-type"] = "application/json"
+            return await client.post("/v1/chat/completions", content=body, headers=headers)
+        return await client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+WRONG = [
+    ("model", {"model": ""}),
+    ("model", {"model": 5}),
+    ("model", {"model": "x" * 257}),
+    ("messages", {"messages": []}),
+    ("messages", {"messages": "Hi"}),
+    ("messages", {"messages": [{"role": "robot", "content": "Hi"}]}),
+    ("messages", {"messages": [{"role": "tool", "content": "Hi", "tool_call_id": "1"}]}),
+    ("messages", {"messages": [{"role": "user", "content": None}]}),
+    ("messages", {"messages": [{"role": "user", "content": []}]}),
+    ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+    ("messages", {"messages": [{"role": "user", "content": "x"}] * 2049}),
+    ("max_tokens", {"max_tokens": 0}),
+    ("max_tokens", {"max_tokens": 10**9}),
+    ("max_tokens", {"max_tokens": "many"}),
+    ("max_completion_tokens", {"max_completion_tokens": -1}),
+    ("temperature", {"temperature": 2.1}),
+    ("temperature", {"temperature": -0.1}),
+    ("top_p", {"top_p": 0}),
+    ("top_p", {"top_p": 1.5}),
+    ("top_k", {"top_k": -1}),
+    ("seed", {"seed": 2**63}),
+    ("seed", {"seed": -1}),
+    ("stop", {"stop": ["a", "b", "c", "d", "e"]}),
+    ("stop", {"stop": "x" * 65}),
+    ("stop", {"stop": "é" * 33}),
+    ("stop", {"stop": ""}),
+    ("stream", {"stream": "perhaps"}),
+    ("n", {"n": 2}),
+    ("logit_bias", {"logit_bias": {"50256": -100}}),
+    ("logprobs", {"logprobs": True}),
+    ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ("response_format", {"response_format": {"type": "json_object"}}),
+    ("frequency_penalty", {"frequency_penalty": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("param", "change"), WRONG)
+async def test_wrong_field_is_named(api, chat, param, change):
+    answer = await post(api, {**chat, **change})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].startswith("R3-REQ-001: ")
+    assert answer.headers["x-should-retry"] == "false"
+    assert api.gateway.requests == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'{"model": "org/tiny", "messages": [{"role": "user", "content": "\xff"}]}',
+        b'{"model": "org/tiny", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "org/tiny", "temperature": NaN, "messages": [{"role":"user","content":"x"}]}',
+        b'{"a":' * 6000 + b"1" + b"}" * 6000,
+        b"[" * 60000,
+    ],
+    ids=["empty", "cut", "null", "list", "not utf-8", "surrogate", "nan", "deep", "deeper"],
+)
+async def test_malformed_body(api, body):
+    answer = await post(api, body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "invalid_request"
+    assert api.gateway.requests == []
+
+
+async def test_not_json_by_its_type(api, chat):
+    async with api.client() as client:
+        answer = await client.post("/v1/chat/completions", data={"model": "org/tiny"})
+    assert answer.status_code == 400
+
+
+async def test_everything_that_counts_reaches_the_gateway(api, chat):
+    await post(
+        api,
+        {
+            **chat,
+            "messages": [
+                {"role": "developer", "content": "Be short."},
+                {"role": "user", "name": "al", "content": [
+                    {"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]},
+            ],
+            "max_tokens": 5, "max_completion_tokens": 7, "temperature": 0, "top_p": 0.5,
+            "top_k": 40, "seed": 0, "stop": "END",
+        },
+    )  # fmt: skip
+    (request,) = api.gateway.requests
+    assert list(request.messages) == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hi there"},
+    ]
+    assert request.max_tokens == 7
+    assert (request.temperature, request.top_p, request.top_k) == (0, 0.5, 40)
+    assert (request.seed, request.stop) == (0, ("END",))
+
+
+async def test_defaults(api, chat):
+    await post(api, {**chat, "stop": None, "temperature": None, "n": 1, "tools": []})
+    (request,) = api.gateway.requests
+    assert (request.max_tokens, request.temperature, request.top_p) == (None, 1.0, 1.0)
+    assert (request.seed, request.stop) == (None, ())
+
+
+async def test_unknown_fields_are_listed(api, chat):
+    answer = await post(api, {**chat, "user": "al", "bré\r\nX-Evil: 1": 1})
+    assert answer.status_code == 200
+    assert answer.headers["x-r3mes-ignored"] == "?,user"
+    assert "x-evil" not in answer.headers
+
+
+async def test_headers_tell_who_answers(api, chat):
+    for body in (chat, {**chat, "stream": True}):
+        answer = await post(api, body)
+        assert answer.headers["x-r3mes-route"] == "peer"
+        assert answer.headers["x-r3mes-peer"] == "12D3KooWtest"
+
+
+async def test_stream_on_the_wire(api, chat):
+    answer = await post(api, {**chat, "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.split("\n\n")
+    assert events[0] == ": keep-alive"
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[1:-2]]
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hello"},
+        {"content": ", world"},
+        {},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-2:] == [None, "stop"]
+    assert "usage" not in chunks[-1]
+
+
+async def test_silence_before_the_first_token_is_filled(api, chat, monkeypatch):
+    monkeypatch.setattr(chat_answer, "KEEP_ALIVE_S", 0.05)
+    api.gateway.wait = 0.3
+    answer = await post(api, {**chat, "stream": True})
+    before, _, after = answer.text.partition("Hello")
+    assert before.count(": keep-alive") >= 3
+    assert "[DONE]" in after
+
+
+async def test_a_long_wait_for_a_slot_keeps_the_stream_alive(api, chat, monkeypatch):
+    monkeypatch.setattr(chat_answer, "KEEP_ALIVE_S", 0.05)
+    api.gateway.wait_to_open = 0.3
+    api.gateway.refuse = NoPeer("2 peers serve it, none answered")
+    answer = await post(api, {**chat, "stream": True})
+    assert answer.status_code == 200
+    assert answer.text.count(": keep-alive") >= 3
+    error = json.loads(answer.text.rstrip().split("data: ")[-1])["error"]
+    assert error["code"] == "no_peer"
+
+
+async def test_early_refusal_has_a_status(api, chat):
+    api.gateway.refuse = NotReady("it drains", retry_after_s=1.5)
+    for body in (chat, {**chat, "stream": True}):
+        answer = await post(api, body)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after-ms"] == "1500"
+        assert answer.headers["retry-after"] == "2"
+        assert answer.headers["x-should-retry"] == "true"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_unforeseen_has_an_incident_id(api, chat, stream, caplog):
+    api.gateway.words = ("Hel", ZeroDivisionError("secret detail"))
+    with caplog.at_level(logging.ERROR):
+        answer = await post(api, {**chat, "stream": stream})
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    text = answer.text.split("data: ")[-1] if stream else answer.text
+    message = json.loads(text)["error"]["message"]
+    incident = message.partition("(incident ")[2][:12]
+    assert len(incident) == 12
+    assert incident in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    if not stream:
+        assert answer.status_code == 500
+
+
+async def test_unknown_path_and_method(api):
+    async with api.client() as client:
+        for answer in (await client.get("/v2/models"), await client.delete("/v1/models")):
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "not_found"
+
+
+async def test_readiness(api):
+    async with api.client(key=None) as client:
+        assert (await client.get("/readyz")).json() == {"ready": True, "reasons": []}
+        api.state.reasons = ["the model is being loaded"]
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["reasons"]) == (
+            503,
+            ["the model is being loaded"],
+        )
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_many_at_once(api, chat):
+    api.gateway.wait = 0.05
+    statuses = []
+
+    async def one():
+        statuses.append((await post(api, {**chat, "stream": True})).text.count("[DONE]"))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(one)
+    assert statuses == [1] * 30

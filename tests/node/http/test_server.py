@@ -1,0 +1,112 @@
+"""The server's life: its port, its end, and callers who misbehave for long."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+import trio
+
+from r3mes.errors import ConfigError, PortInUse
+from r3mes.node.http.server import HttpServer
+
+pytestmark = pytest.mark.net
+
+
+async def nothing(scope, receive, send):
+    raise AssertionError("nobody should call this")
+
+
+def test_port_in_use_says_so():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.RaisesGroup(PortInUse, allow_unwrapped=True) as caught:
+            trio.run(HttpServer(nothing, listen=listen).run)
+    error = caught.value
+    error = error if isinstance(error, PortInUse) else error.exceptions[0]
+    assert listen in error.detail
+    assert "api.listen" in error.do
+
+
+@pytest.mark.parametrize("listen", ["203.0.113.7:1", "127.0.0.1:99999", "no.such.host.invalid:1"])
+def test_address_that_is_not_ours(listen):
+    with pytest.RaisesGroup(ConfigError, allow_unwrapped=True):
+        trio.run(HttpServer(nothing, listen=listen).run)
+
+
+async def test_drain_lets_streams_end_whole(api, chat):
+    api.gateway.hold = trio.Event()
+    texts = []
+
+    async def listen():
+        async with api.client() as client:
+            answer = await client.post("/v1/chat/completions", json={**chat, "stream": True})
+            texts.append(answer.text)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await api.gateway.asked.wait()
+            api.server.drain()
+            await refused(api)
+            api.gateway.hold.set()
+    assert "world" in texts[0]
+    assert texts[0].endswith("data: [DONE]\n\n")
+
+
+async def test_drain_ends_when_time_is_up(api, chat, monkeypatch, nursery):
+    api.gateway.hold = trio.Event()
+    server = HttpServer(api.server._app, listen="127.0.0.1:0", drain_seconds=0.2)
+    stopped = trio.Event()
+
+    async def run(task_status):
+        await server.run(task_status=task_status)
+        stopped.set()
+
+    address = await nursery.start(run)
+
+    async def listen():
+        async with api.client() as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.post(
+                    f"http://{address}/v1/chat/completions", json={**chat, "stream": True}
+                )
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(listen)
+            await api.gateway.asked.wait()
+            server.drain()
+            await stopped.wait()
+    await api.gateway.cancelled.wait()
+
+
+async def test_idle_connections_do_not_hold_up_the_end(api, nursery):
+    host, port = api.address.split(":")
+    silent = [await trio.open_tcp_stream(host, int(port)) for _ in range(20)]
+    with trio.fail_after(2):
+        api.server.drain()
+        for stream in silent:
+            assert await stream.receive_some(1) == b""
+            await stream.aclose()
+
+
+async def test_starts_again_after_a_crash(api):
+    server = HttpServer(nothing, listen="127.0.0.1:0")
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            first = await nursery.start(server.run)
+            assert server.address == first
+            nursery.cancel_scope.cancel()
+
+
+async def refused(api):
+    """Wait until the port takes no connection any more."""
+    host, port = api.address.split(":")
+    while True:
+        try:
+            stream = await trio.open_tcp_stream(host, int(port))
+        except OSError:
+            return
+        await stream.aclose()
