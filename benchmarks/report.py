@@ -18,7 +18,9 @@ from pathlib import Path
 def arguments(what: str) -> argparse.Namespace:
     """Parse ``--json`` and ``--quick`` into a namespace with ``json`` and ``quick``."""
     parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("--json", action="store_true", help="without a table for people at the end")
+    parser.add_argument(
+        "--json", action="store_true", help="what happens anyway: the last line is JSON"
+    )
     parser.add_argument("--quick", action="store_true", help="a smaller run, at most 60 s")
     return parser.parse_args()
 
