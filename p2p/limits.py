@@ -27,3 +27,8 @@ class HostLimits:
     dials: int = 512
     streams_per_peer: int = 64
     handshake_s: float = 8.0
+
+    @property
+    def inbound_streams_per_peer(self) -> int:
+        """A few more than a peer may open: it counts those as closed that we are still closing."""
+        return self.streams_per_peer * 5 // 4

@@ -43,7 +43,8 @@ class Connections(INotifee):
 
     async def wait_gone(self, peer: PeerId) -> None:
         """Return once no connection to ``peer`` is left; at once if there is none."""
-        if gone := self._gone.get(peer):
+        gone = self._gone.get(peer)
+        if gone is not None:
             await gone.wait()
 
     def news(self) -> trio.MemoryReceiveChannel[PeerId]:

@@ -45,7 +45,7 @@ class Host:
         self._connections = Connections()
         self._swarm.register_notifee(self._connections)
         self._outbound = StreamCounts(limits.streams_per_peer)
-        self._inbound = StreamCounts(limits.streams_per_peer)
+        self._inbound = StreamCounts(limits.inbound_streams_per_peer)
 
     def serve(self, protocol: str, handler: Callable[[FrameStream], Awaitable[None]]) -> None:
         """Have ``handler`` speak ``protocol`` with whoever opens a stream for it.

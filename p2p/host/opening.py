@@ -101,7 +101,7 @@ def _build(key: NodeKey, announce: Sequence[str], limits: HostLimits) -> BasicHo
         connection_config=ConnectionConfig(
             max_connections=most,
             high_watermark=most,
-            low_watermark=0,  # the auto-connector dials every peer it ever saw
+            low_watermark=0,
             min_connections=0,
             max_connections_per_peer=PER_PEER,
             inbound_upgrade_timeout=2 * limits.handshake_s,  # the gate's deadline comes first

@@ -11,6 +11,7 @@ from typing import Final
 
 from r3mes.errors import R3mesError
 from r3mes.p2p.repairs import (
+    auto_connector,
     handshakes,
     new_streams,
     pings,
@@ -31,6 +32,7 @@ REPAIRS: Final = (
     resets,
     window_waits,
     handshakes,
+    auto_connector,
 )
 
 _applied = False

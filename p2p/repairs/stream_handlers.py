@@ -18,8 +18,8 @@ from libp2p.host.basic_host import BasicHost
 
 logger = logging.getLogger(__name__)
 
-STREAMS_PER_CONNECTION = 96
-"""64 of ours, and libp2p's own identify, ping and negotiation."""
+STREAMS_PER_CONNECTION = 128
+"""64 of one protocol, those being closed, and libp2p's own."""
 RESET_S = 2.0
 
 _swarm_stream_handler = BasicHost._swarm_stream_handler

@@ -15,9 +15,7 @@ OpenHost = Callable[..., AbstractAsyncContextManager[Host]]
 
 
 def new_host(limits: HostLimits | None = None) -> AbstractAsyncContextManager[Host]:
-    return open_host(
-        NodeKey(os.urandom(32)), listen=["127.0.0.1:0"], limits=limits or HostLimits()
-    )
+    return open_host(NodeKey(os.urandom(32)), listen=["127.0.0.1:0"], limits=limits or HostLimits())
 
 
 @pytest.fixture
