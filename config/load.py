@@ -2,7 +2,8 @@
 
 Each value is checked by itself, where it stands, so that a message can name the file and line, the
 variable or the flag at fault.  ``R3MES_API__LISTEN`` sets ``api.listen``; a list is given in TOML's
-form or with commas.  Relative paths count from the folder of the configuration file.
+form or with commas.  Relative paths count from the folder of the configuration file, those from
+elsewhere from the current folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from r3mes.config.keys import Key, keys_of, sections
 from r3mes.config.paths import config_file
 from r3mes.config.schema import Config, Model
-from r3mes.config.secrets import check_secret_file
+from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, known_key
 from r3mes.errors import ConfigError
 
@@ -48,7 +49,7 @@ def load(*, file: Path | None, env: Mapping[str, str], flags: Mapping[str, objec
         InsecureFile: a file with a secret can be read by others.
     """
     path = (file or config_file(env)).absolute()
-    found = [*(from_file(path) if path.exists() else ()), *from_env(env), *from_flags(flags)]
+    found = [*(from_file(path) if is_there(path) else ()), *from_env(env), *from_flags(flags)]
     origins = dict.fromkeys(all_keys(), "default") | {one.key: one.origin for one in found}
     values: dict[str, Any] = {section: {} for section in sections()} | {"models": ()}
     for setting in found:
@@ -56,7 +57,7 @@ def load(*, file: Path | None, env: Mapping[str, str], flags: Mapping[str, objec
         if section == "models":
             values[section] = tuple(_models(setting))
         else:
-            values[section][name] = _checked(all_keys()[setting.key], setting)
+            values[section][name] = _placed(_checked(all_keys()[setting.key], setting), setting)
     config = _build(values, path.parent)
     _check_whole(config, origins)
     return Loaded(config, path, origins)
@@ -85,6 +86,12 @@ def _checked(key: Key, setting: Setting) -> object:
         raise ConfigError(
             f"{setting.origin}: {setting.key} is {_shown(setting.value)}, expected is {error}"
         ) from None
+
+
+def _placed(value: object, setting: Setting) -> object:
+    """Paths from the environment and from flags count from the current folder."""
+    in_file = setting.origin.startswith("file ")
+    return value if in_file or not isinstance(value, Path) else value.absolute()
 
 
 def _shown(value: object) -> str:
@@ -128,7 +135,7 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
     """What no key can know by itself."""
     for name, key in all_keys().items():
         path = value_of(config, name)
-        if key.secret_file and isinstance(path, Path) and path.exists():
+        if key.secret_file and isinstance(path, Path) and is_there(path):
             check_secret_file(path)
     if not config.api.insecure and not _is_loopback(config.api.listen):
         raise ConfigError(

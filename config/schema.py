@@ -42,7 +42,7 @@ class Node(Layer, frozen=True):
         str, key("The network it belongs to; peers of another are not used.", min_length=1)
     ] = "r3mes-dev-1"
     datadir: Annotated[
-        Path, key("Where database, keys and wallets are. --datadir also moves this file there.")
+        Path, key("Where database, keys and wallets are; `--datadir` moves this file there too.")
     ] = msgspec.field(default_factory=data_directory)
 
 
@@ -163,7 +163,12 @@ class Wallet(Layer, frozen=True):
     """The account that is paid for answers and pays for them."""
 
     name: Annotated[
-        str, key("Which wallet in the data directory.", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+        str,
+        key(
+            "Which wallet in the data directory.",
+            "up to 64 letters, digits, _ and -",
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        ),
     ] = "default"
     passphrase_file: Annotated[
         Path | None,

@@ -11,6 +11,21 @@ from r3mes.errors import ConfigError, InsecureFile
 MAX_BYTES = 4096
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something at ``path``.
+
+    Raises:
+        ConfigError: that cannot be seen, for want of a permission for example.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    return True
+
+
 def check_secret_file(path: Path) -> None:
     """See that ``path`` is a regular file that only its owner (and root) can read.
 

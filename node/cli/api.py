@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from r3mes.config.schema import Config
-from r3mes.config.secrets import read_secret
+from r3mes.config.secrets import is_there, read_secret
 from r3mes.errors import REGISTRY, ConfigError, NodeNotRunning, R3mesError
 from r3mes.node.running import read_running
 
@@ -24,7 +24,7 @@ def api_key(config: Config) -> str:
     Raises:
         ConfigError: there is none yet, or it is unusable.
     """
-    if not config.api.key_file.exists():
+    if not is_there(config.api.key_file):
         raise ConfigError(f"there is no API key in {config.api.key_file}", do="run `r3mes init`")
     return read_secret(config.api.key_file)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r3mes.config.load import Loaded, served_name
+from r3mes.config.secrets import is_there
 from r3mes.config.sources import flag_settings
 from r3mes.errors import ConfigError
 from r3mes.node.cli.init import home
@@ -48,7 +49,7 @@ def run(
         **flag_settings(setting or ()),
     }
     loaded = session(context).load(flags)
-    if not loaded.config.api.key_file.exists():
+    if not is_there(loaded.config.api.key_file):
         raise ConfigError("this node is not set up yet", do="run `r3mes init`")
     _run(loaded)
 

@@ -14,6 +14,7 @@ import typer
 
 from r3mes.config.load import Loaded, load
 from r3mes.config.paths import CONFIG_VARIABLE, config_file
+from r3mes.config.secrets import is_there
 from r3mes.errors import ConfigError
 
 GLOBAL_VALUES = ("--datadir", "--config")
@@ -44,7 +45,7 @@ class Session:
             ConfigError: it is wrong, or the file that was named is missing.
         """
         named = self.config is not None or CONFIG_VARIABLE in os.environ
-        if named and not self.file.exists():
+        if named and not is_there(self.file):
             raise ConfigError(f"{self.file} does not exist", do="name another file, or create it")
         return self.load_or_default(flags)
 

@@ -1,0 +1,164 @@
+"""Where values come from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from r3mes.config.load import load, served_name
+from r3mes.config.reference import PAGE, config_page
+from r3mes.errors import ConfigError, InsecureFile
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, env=None, flags=None):
+        file = tmp_path / "config.toml"
+        file.write_text(text)
+        return load(file=file, env=env or {}, flags=flags or {})
+
+    return write
+
+
+def test_later_sources_win_and_origins_are_known(write, tmp_path):
+    text = '[api]\nlisten = "127.0.0.1:1"\nmax_body_bytes = 2000\n\n[limits]\nslots = 3\n'
+    env = {"R3MES_API__LISTEN": "127.0.0.1:2", "R3MES_LIMITS__SLOTS": "4", "HOME": "/x"}
+    loaded = write(text, env, {"api.listen": "127.0.0.1:3", "log.level": None})
+    assert loaded.config.api.listen == "127.0.0.1:3"
+    assert loaded.config.api.max_body_bytes == 2000
+    assert loaded.config.limits.slots == 4
+    assert loaded.origins["api.listen"] == "flag --listen"
+    assert loaded.origins["limits.slots"] == "env R3MES_LIMITS__SLOTS"
+    assert loaded.origins["api.max_body_bytes"] == f"file {tmp_path}/config.toml:3"
+    assert loaded.origins["log.level"] == "default"
+
+
+def test_defaults_without_a_file(tmp_path):
+    loaded = load(file=tmp_path / "none.toml", env={}, flags={})
+    assert loaded.config.api.listen == "127.0.0.1:7331"
+    assert loaded.config.models == ()
+    assert set(loaded.origins.values()) == {"default"}
+    assert loaded.config.api.key_file == tmp_path / "api-key"
+
+
+def test_lists_and_paths(write, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    loaded = write(
+        '[wallet]\npassphrase_file = "sub/secret"\n',
+        {"R3MES_P2P__LISTEN": "127.0.0.1:0, [::1]:4", "R3MES_NODE__DATADIR": "data"},
+        {"p2p.announce": '["/ip4/1.2.3.4/tcp/1"]'},
+    )
+    assert loaded.config.p2p.listen == ("127.0.0.1:0", "[::1]:4")
+    assert loaded.config.p2p.announce == ("/ip4/1.2.3.4/tcp/1",)
+    assert loaded.config.wallet.passphrase_file == tmp_path / "sub/secret"
+    assert loaded.config.node.datadir == Path("/data")
+
+
+def test_models(write):
+    loaded = write('[[models]]\nid = "builtin"\n[[models]]\nid = "a/b"\nname = "c"\nprice_prompt=0')
+    assert [served_name(model) for model in loaded.config.models] == ["builtin", "c"]
+    assert loaded.config.models[1].price_prompt == 0
+    assert loaded.origins["models"].endswith("config.toml:1")
+
+
+WRONG = [
+    ('[api]\n\nlistn = "127.0.0.1:1"', ("config.toml:3", "api.listn", "did you mean listen")),
+    ("[apy]\n", ("config.toml:1", "'apy'", "did you mean api")),
+    ('[node]\nlisten = "x"', ("config.toml:2", "node.listen", "api.listen exists")),
+    ("[api]\nlisten = 5", ("config.toml:2", "api.listen", "is 5", "host:port")),
+    ('[api]\nlisten = "7331"', ("'7331'", "host:port")),
+    ('[api]\nlisten = "0.0.0.0:7331"', ("config.toml:2", "unencrypted", "api.insecure")),
+    ('[api]\nmax_body_bytes = "1000"', ("'1000'", "an integer from 1024 to 1044480")),
+    ("[api]\nmax_body_bytes = 9999999", ("an integer from 1024 to 1044480",)),
+    ("[api]\nmax_body_bytes = true", ("True", "an integer")),
+    ("[api]\ninsecure = 1", ("true or false",)),
+    ('[api]\nallowed_hosts = "x"', ("a list of texts",)),
+    ('[p2p]\nbootstrap = ["/ip4/1.2.3.4/tcp/1"]', ("with a peer id",)),
+    ('[log]\nlevel = "loud"', ("one of debug, info, warning, error",)),
+    ("[limits]\nanswer_seconds = nan", ("a number over 0",)),
+    ("[limits]\nslots = 0", ("an integer from 1 to 1024",)),
+    ('[wallet]\nname = "../x"', ("'../x'", "letters")),
+    ('[node]\ndatadir = ""', ("a path",)),
+    ("api = 5", ("write [api]",)),
+    ("[models]\nid = 1", ("write [[models]]",)),
+    ("[[models]]\nname = 'x'", ("models[0] has no id",)),
+    ("[[models]]\nid = 'x'\nprise = 1", ("models.prise",)),
+    ("[[models]]\nid = 'x'\nprice_prompt = -1", ("models[0].price_prompt", "-1")),
+    ("[[models]]\nid = 'x'\n[[models]]\nid = 'y/x'", ("two models are called 'x'",)),
+    ("[api", ("is not TOML", "Expected ']'")),
+    ("a = " + "[" * 5000, ("is not TOML",)),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG)
+def test_wrong_file(write, text, told):
+    with pytest.raises(ConfigError) as caught:
+        write(text)
+    message = str(caught.value)
+    assert message.startswith("R3-CONF-001: ")
+    assert [part for part in told if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"R3MES_API__LISTN": "x"}, ("env R3MES_API__LISTN", "did you mean listen")),
+        ({"R3MES_APY__LISTEN": "x"}, ("env R3MES_APY__LISTEN", "did you mean api")),
+        ({"R3MES_LIMITS__SLOTS": "many"}, ("env R3MES_LIMITS__SLOTS", "'many'", "an integer")),
+        ({"R3MES_MODELS__ID": "x"}, ("models can only be set in the file",)),
+    ],
+)
+def test_wrong_environment(write, env, told):
+    with pytest.raises(ConfigError) as caught:
+        write("", env)
+    assert [part for part in told if part not in str(caught.value)] == []
+
+
+def test_wrong_flag(write):
+    with pytest.raises(ConfigError, match=r"--set limits.slotz.*did you mean slots"):
+        write("", {}, {"limits.slotz": "1"})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_secret_that_others_can_reach(write, tmp_path, mode):
+    secret = tmp_path / "passphrase"
+    secret.write_text("correct horse")
+    secret.chmod(mode)
+    with pytest.raises(InsecureFile, match=f"mode 0{mode:o}") as caught:
+        write('[wallet]\npassphrase_file = "passphrase"')
+    assert caught.value.do == f"run `chmod 600 {secret}`"
+    assert "horse" not in str(caught.value)
+    secret.chmod(0o600)
+    write('[wallet]\npassphrase_file = "passphrase"')
+
+
+def test_file_that_is_not_text(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(file=file, env={}, flags={})
+    with pytest.raises(ConfigError, match="directory"):
+        load(file=tmp_path, env={}, flags={})
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == config_page(), "run python -m r3mes.config.reference"
+
+
+def test_import_is_light():
+    code = "import sys, r3mes.config.load; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"trio", "pydantic", "torch", "httpx", "fastapi"} & set(out)
+
+
+def test_reading_is_fast(write):
+    write("")
+    started = time.process_time()
+    write('[api]\nlisten = "127.0.0.1:1"')
+    assert time.process_time() - started < 0.1

@@ -1,0 +1,42 @@
+"""Files with secrets."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from r3mes.config.secrets import read_secret, write_secret
+from r3mes.errors import ConfigError, InsecureFile
+
+
+def test_written_for_the_owner_alone_and_never_over(tmp_path):
+    path = tmp_path / "deep" / "key"
+    write_secret(path, "r3k_secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert read_secret(path) == "r3k_secret"
+    with pytest.raises(FileExistsError):
+        write_secret(path, "other")
+    assert read_secret(path) == "r3k_secret"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"x" * 5000, b"\xff\xfe"])
+def test_content_that_is_no_secret(tmp_path, content):
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError):
+        read_secret(path)
+
+
+def test_loose_mode_missing_and_directory(tmp_path):
+    path = tmp_path / "key"
+    with pytest.raises(ConfigError, match="No such file"):
+        read_secret(path)
+    path.write_text("secret")
+    path.chmod(0o640)
+    with pytest.raises(InsecureFile):
+        read_secret(path)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_secret(tmp_path)
