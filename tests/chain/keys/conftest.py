@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,10 @@ VECTORS = Path(__file__).parents[2] / "vectors" / "chain_vectors.json"
 
 
 @pytest.fixture(scope="session")
-def vectors():
+def vectors() -> Any:
     return json.loads(VECTORS.read_text())
 
 
 @pytest.fixture
-def cheap():
+def cheap() -> KdfCost:
     return KdfCost(ops=1, memory=8 << 10)

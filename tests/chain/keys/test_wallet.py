@@ -1,5 +1,7 @@
 """Words make the same accounts as in other wallets; wrong words are told apart, never repeated."""
 
+from typing import Any
+
 import pytest
 
 from r3mes.chain.keys.bip32 import HARDENED, REMES, account_path, derive
@@ -10,21 +12,21 @@ from r3mes.errors import MnemonicInvalid
 ABANDON = "abandon " * 11 + "about"
 
 
-def numbers(path):
+def numbers(path: str) -> tuple[int, ...]:
     return tuple(
         int(step.rstrip("'")) | (HARDENED if step.endswith("'") else 0)
         for step in path.split("/")[1:]
     )
 
 
-def test_every_path_of_the_vectors_gives_its_key(vectors):
+def test_every_path_of_the_vectors_gives_its_key(vectors: dict[str, Any]) -> None:
     for key in vectors["keys"]:
         secret = derive(bytes.fromhex(key["seed_hex"]), numbers(key["path"]))
         assert secret.hex() == key["privkey_hex"]
         assert Secp256k1Signer(secret).address == key["address"]
 
 
-def test_words_give_the_first_account(vectors):
+def test_words_give_the_first_account(vectors: dict[str, Any]) -> None:
     first = [key for key in vectors["keys"] if numbers(key["path"]) == account_path()]
     assert first
     for key in first:
@@ -41,18 +43,18 @@ def test_words_give_the_first_account(vectors):
         ((HARDENED, 1), "3c6cb8d0f6a264c91ea8b5030fadaa8e538b020f0a387421a12de9319dc93368"),
     ],
 )
-def test_derivation_equals_vector_1_of_bip32(path, secret):
+def test_derivation_equals_vector_1_of_bip32(path: tuple[int, ...], secret: str) -> None:
     assert derive(bytes(range(16)), path).hex() == secret
 
 
-def test_own_coin_type_gives_another_account():
+def test_own_coin_type_gives_another_account() -> None:
     wallet = Wallet(ABANDON, coin_type=REMES)
     assert wallet.coin_type == 9999
     assert wallet.address == "remes1xa0spck8qzdkr6e46xqg2k3fg8lukmtr7e3l5g"
     assert wallet.address != Wallet(ABANDON).address
 
 
-def test_new_wallet_has_24_words_and_can_be_restored():
+def test_new_wallet_has_24_words_and_can_be_restored() -> None:
     wallet, other = Wallet.create(), Wallet.create()
     assert len(wallet.reveal_words().split()) == 24
     assert wallet.address != other.address
@@ -60,12 +62,12 @@ def test_new_wallet_has_24_words_and_can_be_restored():
     assert verify(wallet.alg, wallet.pub, b"m", wallet.sign(b"m"))
 
 
-def test_case_and_spacing_do_not_matter():
+def test_case_and_spacing_do_not_matter() -> None:
     assert check_words("  " + ABANDON.upper().replace(" ", " \n ")) == ABANDON
 
 
 @pytest.mark.parametrize("entropy", [16, 20, 24, 28, 32])
-def test_all_lengths_of_bip39_are_taken(entropy):
+def test_all_lengths_of_bip39_are_taken(entropy: int) -> None:
     from mnemonic import Mnemonic
 
     words = Mnemonic("english").to_mnemonic(bytes(range(entropy)))
@@ -84,14 +86,14 @@ def test_all_lengths_of_bip39_are_taken(entropy):
         ("about " + "abandon " * 11, "checksum"),
     ],
 )
-def test_wrong_words_are_told_apart_and_not_repeated(words, reason):
+def test_wrong_words_are_told_apart_and_not_repeated(words: str, reason: str) -> None:
     with pytest.raises(MnemonicInvalid) as refused:
         Wallet(words)
     assert reason in refused.value.detail
     assert not {"abandon", "abuot", "xyzzy", "plugh"} & set(str(refused.value).split())
 
 
-def test_words_do_not_show():
+def test_words_do_not_show() -> None:
     wallet = Wallet(ABANDON)
     assert "abandon" not in repr(wallet)
     assert "abandon" not in str(wallet)
