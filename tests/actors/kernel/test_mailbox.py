@@ -281,3 +281,12 @@ async def test_statistics_are_a_frozen_record(
     assert (after.depth, after.peak, after.received) == (0, before.depth + 1, 4)
     with pytest.raises(AttributeError):
         after.depth = 1  # type: ignore[misc]
+
+
+async def test_an_ask_that_is_only_told_leaves_nothing_behind(
+    box: Mailbox[Message], counter: Counter, autojump_clock: object
+) -> None:
+    for _ in range(100):
+        await box.tell(Add(1))
+    assert await box.ask(Add(0), timeout=1) == 100
+    assert not box._taken

@@ -377,3 +377,16 @@ async def test_failure_while_stopping_is_logged_and_stops_nobody(
         nursery.cancel_scope.cancel()
     assert troupe.take() == "+a +c -c -a"
     assert "untidy failed while it stopped" in caplog.text
+
+
+async def test_a_child_that_interrupts_the_program_ends_the_tree_in_order(
+    troupe: Troupe, autojump_clock: object
+) -> None:
+    async def interrupts(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        raise SystemExit(3)
+
+    specs = [troupe.child("a"), ChildSpec("interrupts", interrupts), troupe.child("c")]
+    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        await Supervisor("s", specs).run()
+    assert troupe.take() in ("+a -a", "+a +c -c -a")
