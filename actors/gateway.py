@@ -72,8 +72,28 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that can be asked for; prices in uremes per million tokens.
+
+    Args:
+        id: its name.
+        context: prompt and answer together, in tokens.
+        owned_by: the peer that serves it, or ``local``.
+    """
+
+    id: str
+    hash_hex: str
+    context: int
+    owned_by: str
+    price_prompt: int
+    price_completion: int
+
+
 class Routes(Protocol):
     """What the gateway needs of routing: this node first, then what the router knows."""
+
+    async def offers(self) -> Sequence[Candidate]: ...
 
     async def candidates(self, model: str) -> Sequence[Candidate]: ...
     def ended(self, peer: PeerId, *, ok: bool) -> None: ...
@@ -158,6 +178,23 @@ class Gateway:
     def route(self, peer: PeerId) -> str:
         """How an answer from ``peer`` comes: ``local`` or ``peer``."""
         return "local" if peer == self._own else "peer"
+
+    async def models(self) -> list[ModelEntry]:
+        """Every model that can be asked for, once, our own before those of peers."""
+        found: dict[str, ModelEntry] = {}
+        for one in await self._routes.offers():
+            offer = one.offer
+            owner = "local" if one.peer == self._own else one.peer
+            entry = ModelEntry(
+                offer.name,
+                offer.hash.hex(),
+                offer.context,
+                owner,
+                offer.price_prompt,
+                offer.price_completion,
+            )
+            found.setdefault(offer.name, entry)
+        return list(found.values())
 
     @asynccontextmanager
     async def complete(self, request: ChatRequest) -> AsyncIterator[Answer]:

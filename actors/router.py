@@ -41,6 +41,10 @@ class Peer:
     hello: Hello
     hello_ms: float
 
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What it offers."""
+        return tuple(Candidate(self.peer, self.wallet, offer) for offer in self.hello.models)
+
 
 class Network(Protocol):
     """What the router needs of p2p."""
@@ -50,6 +54,7 @@ class Network(Protocol):
     async def dial(self, addrs: Sequence[str]) -> PeerId: ...
     async def greet(self, peer: PeerId) -> Hello: ...
     async def wait_closed(self, peer: PeerId) -> None: ...
+    def connected(self) -> Sequence[PeerId]: ...
     def connections(self) -> trio.MemoryReceiveChannel[PeerId]: ...
 
 
@@ -170,10 +175,10 @@ class Router(Actor[Message]):
 
     def _candidates(self, model: str) -> tuple[Candidate, ...]:
         found = [
-            Candidate(peer.peer, peer.wallet, offer)
+            one
             for peer in self._peers.values()
-            for offer in peer.hello.models
-            if model in (offer.name, offer.hash.hex())
+            for one in peer.candidates()
+            if model in (one.offer.name, one.offer.hash.hex())
         ]
         if not found:
             raise ModelNotFound(f"no connected peer serves {model!r}", param="model")
@@ -193,10 +198,16 @@ class Router(Actor[Message]):
             await trio.sleep(wait * self._random.uniform(0.5, 1.0))
 
     async def _greet_connections(self, nursery: trio.Nursery) -> None:
-        async for peer in self._network.connections():
-            if peer not in self._greeted:  # two peers that dial each other have two connections
-                self._greeted.add(peer)
-                nursery.start_soon(self._keep_greeted, peer)
+        with self._network.connections() as news:
+            for peer in self._network.connected():
+                self._greet_once(nursery, peer)
+            async for peer in news:
+                self._greet_once(nursery, peer)
+
+    def _greet_once(self, nursery: trio.Nursery, peer: PeerId) -> None:
+        if peer not in self._greeted:  # two peers that dial each other have two connections
+            self._greeted.add(peer)
+            nursery.start_soon(self._keep_greeted, peer)
 
     async def _keep_greeted(self, peer: PeerId) -> None:
         """Ask for hellos as long as the connection lives."""

@@ -175,6 +175,10 @@ class Wallet(Layer, frozen=True):
         key("File with the wallet's passphrase, for starting unattended.", secret_file=True),
     ] = None
 
+    max_price_uremes: Annotated[
+        int, key("Most that one answer may cost; dearer ones are refused.", ge=0, le=10**18)
+    ] = 1_000_000
+
 
 class Log(Layer, frozen=True):
     """What the node writes to stderr."""

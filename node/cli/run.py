@@ -11,13 +11,18 @@ import typer
 from r3mes.config.load import Loaded, served_name
 from r3mes.config.secrets import is_there
 from r3mes.config.sources import flag_settings
+from r3mes.config.schema import Config
 from r3mes.errors import ConfigError
+from r3mes.node.cli import passphrase
+from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
 from r3mes.node.cli.output import show
 from r3mes.node.cli.session import session
 
 if TYPE_CHECKING:
+    from r3mes.chain.keys.wallet import Wallet
     from r3mes.node.running import Running
+    from r3mes.p2p.identity import NodeKey
 
 QUESTION = "What is a receipt?"
 CURL = """\
@@ -51,27 +56,34 @@ def run(
     loaded = session(context).load(flags)
     if not is_there(loaded.config.api.key_file):
         raise ConfigError("this node is not set up yet", do="run `r3mes init`")
-    _run(loaded)
+    raise typer.Exit(_run(loaded))
 
 
-def _run(loaded: Loaded) -> None:
-    """Run the daemon in this process."""
-    import trio
+def _run(loaded: Loaded) -> int:
+    """Run the daemon in this process; its exit status."""
+    config = loaded.config
+    key, wallet = _identity(config)
 
     from r3mes.node.app import run_node
-    from r3mes.node.running import read_running
 
-    config = loaded.config
+    def on_ready(running: Running) -> None:
+        names = [served_name(model) for model in config.models]
+        show(banner(running, names, config.api.key_file, config.node.chain_id))
 
-    async def serve() -> None:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_node, config)
-            running = read_running(config.node.datadir)
-            if running is not None:
-                names = [served_name(model) for model in config.models]
-                show(banner(running, names, config.api.key_file, config.node.chain_id))
+    return run_node(config, key, wallet, on_ready)
 
-    trio.run(serve)
+
+def _identity(config: Config) -> tuple[NodeKey, Wallet]:
+    """The node key and the opened wallet, before anything is started."""
+    from r3mes.chain.keys.keystore import open_keystore
+    from r3mes.p2p.identity import NodeKey
+
+    wallet_file = config.node.datadir / "wallets" / f"{config.wallet.name}.json"
+    key_file = config.node.datadir / "keys" / "node.key"
+    if not (is_there(wallet_file) and is_there(key_file)):
+        raise ConfigError(f"{config.node.datadir} holds no node yet", do="run `r3mes init`")
+    secret = passphrase.existing(passphrase.stored_passphrase_file(config))
+    return NodeKey.load_or_create(key_file), open_keystore(wallet_file, secret)
 
 
 def banner(running: Running, models: Sequence[str], key_file: Path, chain_id: str) -> str:

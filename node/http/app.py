@@ -18,7 +18,7 @@ from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
 from r3mes.node.http.guards import BodyLimit, Origins, RequestId
-from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
+from r3mes.node.http.ports import Catalogue, Gateway, Keyring, ModelEntry, NodeState
 
 open_routes = APIRouter()
 read_routes = APIRouter(dependencies=[Depends(needs("r"))])
@@ -28,6 +28,7 @@ invoke_routes = APIRouter(dependencies=[Depends(needs("i"))])
 def build_app(
     *,
     gateway: Gateway,
+    catalogue: Catalogue,
     keyring: Keyring,
     state: NodeState,
     max_body_bytes: int = 1024 * 1024 - 4096,
@@ -35,16 +36,16 @@ def build_app(
     allowed_origins: Collection[str] = (),
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
-    app = build_routes(gateway, state)
+    app = build_routes(gateway, catalogue, state)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
     return RequestId(Auth(ours, keyring))
 
 
-def build_routes(gateway: Gateway, state: NodeState) -> FastAPI:
+def build_routes(gateway: Gateway, catalogue: Catalogue, state: NodeState) -> FastAPI:
     """The routes alone, without the layers that guard them."""
     app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
-    app.state.gateway, app.state.node = gateway, state
+    app.state.gateway, app.state.catalogue, app.state.node = gateway, catalogue, state
     for router in (open_routes, read_routes, invoke_routes):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -59,12 +60,18 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
+def _catalogue(request: Request) -> Catalogue:
+    catalogue: Catalogue = request.app.state.catalogue
+    return catalogue
+
+
 def _node(request: Request) -> NodeState:
     node: NodeState = request.app.state.node
     return node
 
 
 TheGateway = Annotated[Gateway, Depends(_gateway)]
+TheCatalogue = Annotated[Catalogue, Depends(_catalogue)]
 TheNode = Annotated[NodeState, Depends(_node)]
 
 
@@ -77,8 +84,8 @@ async def healthz() -> dict[str, str]:
 @open_routes.get("/readyz")
 async def readyz(node: TheNode) -> JSONResponse:
     """Whether requests can be answered now; 503 with the reasons if not."""
-    reasons = list(node.not_ready())
-    body = {"ready": not reasons, "reasons": reasons}
+    reasons = await node.not_ready()
+    body = {"ready": not reasons, "reasons": list(reasons)}
     return JSONResponse(body, status_code=503 if reasons else 200)
 
 
@@ -98,19 +105,19 @@ async def openapi(request: Request) -> JSONResponse:
 @read_routes.get("/node/status")
 async def status(node: TheNode) -> JSONResponse:
     """What `r3mes status --json` prints."""
-    return JSONResponse(dict(node.status()))
+    return JSONResponse(dict(await node.status()))
 
 
 @read_routes.get("/v1/models")
-async def models(gateway: TheGateway) -> dict[str, object]:
+async def models(catalogue: TheCatalogue) -> dict[str, object]:
     """All models that can be asked for, here and at connected peers."""
-    return {"object": "list", "data": [_model(entry) for entry in gateway.models()]}
+    return {"object": "list", "data": [_model(entry) for entry in await catalogue.models()]}
 
 
 @read_routes.get("/v1/models/{model_id:path}")
-async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
+async def model(model_id: str, catalogue: TheCatalogue) -> dict[str, object]:
     """One model by its id, which may contain slashes."""
-    for entry in gateway.models():
+    for entry in await catalogue.models():
         if entry.id == model_id:
             return _model(entry)
     raise ModelNotFound(f"the model {model_id!r} is not served by a connected node", param="model")

@@ -61,7 +61,13 @@ class Gateway(Protocol):
         """
         ...
 
-    def models(self) -> Sequence[ModelEntry]: ...
+
+class Catalogue(Protocol):
+    """Knows what can be asked for."""
+
+    async def models(self) -> Sequence[ModelEntry]:
+        """Every model once, our own first."""
+        ...
 
 
 class ApiKey(Protocol):
@@ -88,10 +94,10 @@ class Keyring(Protocol):
 class NodeState(Protocol):
     """What the node knows about itself."""
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         """All that `r3mes status`, `peers` and `models` show; JSON types only."""
         ...
 
-    def not_ready(self) -> Sequence[str]:
+    async def not_ready(self) -> Sequence[str]:
         """Why the node cannot answer now, one reason each; empty when it can."""
         ...

@@ -47,6 +47,9 @@ class ScriptedNetwork:
     async def wait_closed(self, peer: PeerId) -> None:
         await self.closed[peer].wait()
 
+    def connected(self) -> Sequence[PeerId]:
+        return [peer for peer, closed in self.closed.items() if not closed.is_set()]
+
     def connections(self) -> trio.MemoryReceiveChannel[PeerId]:
         return self._out
 

@@ -102,17 +102,19 @@ class SmallGateway:
             self.cancelled.set()
             raise
 
-    def models(self) -> list[SmallModel]:
+
+class SmallCatalogue:
+    async def models(self) -> list[SmallModel]:
         return [SmallModel("org/tiny"), SmallModel("other")]
 
 
 class SmallState:
     reasons: Sequence[str] = ()
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         return {"peer_id": "12D3KooWtest"}
 
-    def not_ready(self) -> Sequence[str]:
+    async def not_ready(self) -> Sequence[str]:
         return self.reasons
 
 
@@ -146,7 +148,13 @@ class Api:
 async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
     gateway, state = SmallGateway(), SmallState()
-    app = build_app(gateway=gateway, keyring=SmallKeyring(), state=state, max_body_bytes=65536)
+    app = build_app(
+        gateway=gateway,
+        catalogue=SmallCatalogue(),
+        keyring=SmallKeyring(),
+        state=state,
+        max_body_bytes=65536,
+    )
     http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
     address = await nursery.start(http.run)
     yield Api(address, gateway, state, http)

@@ -1,0 +1,349 @@
+"""The composition root: builds every part of the node and gives each what it needs of the others.
+
+The tree is drawn in ``docs/architecture.md``.  Nothing here has logic of its own beyond wiring.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from random import Random
+
+import msgspec
+import trio
+from starlette.types import ASGIApp
+
+from r3mes.actors.candidates import Candidate
+from r3mes.actors.doorway import Doorway
+from r3mes.actors.gateway import Gateway
+from r3mes.actors.inference.actor import ModelActor
+from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.generation import GenerateJob, Generation
+from r3mes.actors.inference.settings import ModelSettings
+from r3mes.actors.kernel.canary import Canary
+from r3mes.actors.kernel.child import ChildSpec, Restart
+from r3mes.actors.kernel.mailbox import Mailbox
+from r3mes.actors.kernel.supervisor import Strategy, Supervisor
+from r3mes.actors.keyring import Keyring
+from r3mes.actors.ledger import Ledger
+from r3mes.actors.requests.binding import bind, verify_binding
+from r3mes.actors.requests.envelope import RequestVerifier
+from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.replay import ReplayGuard
+from r3mes.actors.router import Message as RouterMessage
+from r3mes.actors.router import Router, RouterClient
+from r3mes.actors.serving import Serving
+from r3mes.actors.store import Store
+from r3mes.chain.keys.signing import Signer
+from r3mes.config.load import served_name
+from r3mes.config.schema import Config, Model
+from r3mes.errors import (
+    BadRequest,
+    DataDirLocked,
+    ModelNotFound,
+    PortInUse,
+    StoreCorrupt,
+    StoreNewer,
+)
+from r3mes.ids import Address, PeerId
+from r3mes.node import lifecycle
+from r3mes.node.http.app import build_app
+from r3mes.node.http.server import HttpServer
+from r3mes.node.network import Network
+from r3mes.node.running import Running, remove_running, write_running
+from r3mes.node.state import State
+from r3mes.p2p.identity import NodeKey
+from r3mes.p2p.protocols.infer import Hello, ModelOffer
+
+
+def now_ms() -> int:
+    """The wall clock, in unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class OwnModels:
+    """The models of this node: what it offers, and how serving has them write."""
+
+    def __init__(self, models: Sequence[Model], inference: InferenceClient) -> None:
+        self._prices = {served_name(model): model for model in models}
+        self._inference = inference
+
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """Of the models that are ready."""
+        return tuple(
+            ModelOffer(
+                manifest.name,
+                manifest.hash,
+                manifest.context,
+                self._prices[manifest.name].price_prompt,
+                self._prices[manifest.name].price_completion,
+            )
+            for manifest in self._inference.manifests()
+        )
+
+    def generate(
+        self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
+    ) -> AbstractAsyncContextManager[Generation]:
+        return self._inference.generate(
+            GenerateJob(
+                model=model,
+                messages=_messages(job),
+                emitted=job.emitted,
+                max_tokens=max_tokens,
+                temperature=job.temperature,
+                top_p=job.top_p,
+                top_k=job.top_k,
+                seed=job.seed,
+                stop=job.stop,
+            ),
+            deadline_s=deadline_s,
+        )
+
+
+def _messages(job: InferJob) -> list[dict[str, object]]:
+    try:
+        return msgspec.json.decode(job.messages, type=list[dict[str, object]])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadRequest(f"messages is no list of objects: {error}", param="messages") from None
+
+
+class Routes:
+    """Who can answer: this node first, then the peers that the router knows."""
+
+    def __init__(
+        self, own: PeerId, wallet: Address, models: OwnModels, router: RouterClient
+    ) -> None:
+        self._own, self._wallet, self._models, self._router = own, wallet, models, router
+
+    async def candidates(self, model: str) -> Sequence[Candidate]:
+        own = [one for one in self._own_offers() if model in (one.offer.name, one.offer.hash.hex())]
+        try:
+            return [*own, *await self._router.candidates(model)]
+        except ModelNotFound:
+            if not own:
+                raise
+            return own
+
+    async def offers(self) -> Sequence[Candidate]:
+        peers = await self._router.peers()
+        return [*self._own_offers(), *(one for peer in peers for one in peer.candidates())]
+
+    def ended(self, peer: PeerId, *, ok: bool) -> None:
+        if peer != self._own:
+            self._router.ended(peer, ok=ok)
+
+    def _own_offers(self) -> list[Candidate]:
+        return [Candidate(self._own, self._wallet, offer) for offer in self._models.offers()]
+
+
+class Node:
+    """All parts of a node, wired; `root` runs them.
+
+    Args:
+        config: checked.
+        key: the node's identity between nodes.
+        wallet: signs requests, answers and receipts.
+        on_ready: called each time the whole tree is up.
+    """
+
+    def __init__(
+        self, config: Config, key: NodeKey, wallet: Signer, on_ready: Callable[[Running], None]
+    ) -> None:
+        self._config, self._wallet, self._on_ready = config, wallet, on_ready
+        self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
+        self.store = Store(config.node.datadir)
+        self.ledger = Ledger(self.store, now_ms=now_ms)
+        self._actors = [ModelActor(_settings(model, config)) for model in config.models]
+        self.inference = InferenceClient(self._actors)
+        self._models = OwnModels(config.models, self.inference)
+        self._epoch, self._binding = secrets.token_bytes(8), bind(wallet, key)
+        self._peers_door = Doorway("requests of peers")
+        self.network = Network(
+            key,
+            listen=config.p2p.listen,
+            announce=config.p2p.announce,
+            service=self._serving(key.peer_id),
+            doorway=self._peers_door,
+        )
+        self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
+        self.router = RouterClient(self._router_mailbox)
+        self.canary = Canary()
+        self.state = State(
+            config=config,
+            wallet=wallet.address,
+            store=self.store,
+            network=self.network,
+            inference=self.inference,
+            router=self.router,
+            canary=self.canary,
+        )
+        self._api_door = Doorway("requests")
+        self.api = HttpChild(self._api(), config, (self._api_door, self._peers_door), self.state)
+        self.root = Supervisor(
+            "root", self._children(), strategy=Strategy.REST_FOR_ONE, intensity=3, period=60.0
+        )
+
+    def _hello(self) -> Hello:
+        return Hello(self._epoch, self._binding, self._models.offers(), self._config.node.chain_id)
+
+    def _serving(self, own: PeerId) -> Serving:
+        verifier = RequestVerifier(
+            chain=self._config.node.chain_id,
+            audience=own,
+            epoch=self._epoch,
+            models=lambda model: any(offer.hash == model for offer in self._models.offers()),
+            now_ms=now_ms,
+            guard=ReplayGuard(now_ms),
+        )
+        return Serving(
+            hello=self._hello,
+            verifier=verifier,
+            engine=self._models,
+            ledger=self.ledger,
+            wallet=self._wallet,
+            now_ms=now_ms,
+            doorway=self._peers_door,
+        )
+
+    def _api(self) -> ASGIApp:
+        routes = Routes(self.network.peer_id, self._wallet.address, self._models, self.router)
+        gateway = Gateway(
+            own=self.network.peer_id,
+            connect=self.network.connect,
+            routes=routes,
+            wallet=self._wallet,
+            ledger=self.ledger,
+            chain_id=self._config.node.chain_id,
+            max_price=self._config.wallet.max_price_uremes,
+            now_ms=now_ms,
+            doorway=self._api_door,
+        )
+        return build_app(
+            gateway=gateway,
+            keyring=Keyring(self.store, now_ms=now_ms),
+            state=self.state,
+            max_body_bytes=self._config.api.max_body_bytes,
+            allowed_hosts=self._config.api.allowed_hosts,
+            allowed_origins=self._config.api.allowed_origins,
+        )
+
+    def _children(self) -> list[ChildSpec]:
+        drain_s = self._config.limits.drain_seconds
+        broken = (StoreCorrupt, StoreNewer, DataDirLocked)
+        store, network, api = self.store, self.network, self.api
+        return [
+            ChildSpec("store", store.run, intake=store.mailbox, fatal=broken),
+            ChildSpec("ledger", self._forget_dead_jobs, Restart.TRANSIENT),
+            ChildSpec("p2p", network.run, intake=network, fatal=(PortInUse,), stop_timeout=8.0),
+            self._work().as_child(),
+            ChildSpec("http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5),
+            ChildSpec("announcement", self._announce),
+        ]
+
+    def _work(self) -> Supervisor:
+        models = [
+            ChildSpec(f"inference.{actor.settings.name}", actor.run, intake=actor.mailbox)
+            for actor in self._actors
+        ]
+        router = ChildSpec("router", self._route, intake=self._router_mailbox)
+        canary = ChildSpec("canary", self.canary.run)
+        return Supervisor("work", [*models, router, canary])
+
+    async def _route(self, *, task_status: trio.TaskStatus[None]) -> None:
+        router = Router(
+            self._router_mailbox,
+            self.network,
+            verify_binding=lambda binding, peer: verify_binding(binding, peer=peer),
+            chain_id=self._config.node.chain_id,
+            bootstrap=[[address] for address in self._config.p2p.bootstrap],
+            random=self._random,
+        )
+        await router.run(task_status=task_status)
+
+    async def _forget_dead_jobs(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Jobs of a process that died may be asked for again."""
+        await self.ledger.drop_unfinished()
+        task_status.started()
+
+    async def _announce(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Tell the machine where the node is, as long as it is."""
+        datadir = self._config.node.datadir
+        running = Running(
+            pid=os.getpid(),
+            peer_id=self.network.peer_id,
+            wallet=self._wallet.address,
+            api=self.api.address,
+            p2p=tuple(self.network.addrs),
+        )
+        write_running(datadir, running)
+        try:
+            task_status.started()
+            self._on_ready(running)
+            await trio.sleep_forever()
+        finally:
+            remove_running(datadir)
+
+
+class HttpChild:
+    """The HTTP server as a supervised child; keeps its address over restarts."""
+
+    def __init__(
+        self, app: ASGIApp, config: Config, doors: Sequence[Doorway], state: State
+    ) -> None:
+        self._app, self._doors, self._state = app, doors, state
+        self._drain_seconds = config.limits.drain_seconds
+        self.address = config.api.listen
+        self._server: HttpServer | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self._server = HttpServer(self._app, listen=self.address, drain_seconds=self._drain_seconds)
+        async with trio.open_nursery() as nursery:
+            self.address = await nursery.start(self._server.run)
+            task_status.started()
+
+    def drain(self) -> None:
+        """The node stops: refuse new work at every door, let answers in flight end."""
+        self._state.draining = True
+        for door in self._doors:
+            door.shut()
+        if self._server is not None:
+            self._server.drain()
+
+    def close(self) -> None:
+        """Nothing waits here."""
+
+
+def _settings(model: Model, config: Config) -> ModelSettings:
+    return ModelSettings(
+        name=served_name(model),
+        source=model.id,
+        revision=model.revision or "main",
+        device="cuda" if config.engine.require == "cuda" else config.engine.device,
+        dtype=config.engine.dtype,
+        max_context=model.max_context,
+        memory_bytes=config.engine.memory_bytes,
+        slots=config.limits.slots,
+        queue=config.limits.queue,
+    )
+
+
+def run_node(
+    config: Config, key: NodeKey, wallet: Signer, on_ready: Callable[[Running], None]
+) -> int:
+    """Run a node until it is told to stop; its result is the exit status of the process.
+
+    Args:
+        config: checked.
+        key: the node's identity between nodes.
+        wallet: opened.
+        on_ready: called when the node is up, with its addresses.
+    """
+
+    async def main() -> int:
+        node = Node(config, key, wallet, on_ready)
+        return await lifecycle.serve(node.root, drain_timeout=config.limits.drain_seconds)
+
+    return lifecycle.run(main)

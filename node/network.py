@@ -1,0 +1,115 @@
+"""The node's p2p side as one supervised child, the same to its users over restarts of the host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from r3mes.actors.doorway import Doorway
+from r3mes.errors import NotReady
+from r3mes.ids import PeerId
+from r3mes.p2p.host import Host, HostLimits, open_host
+from r3mes.p2p.identity import NodeKey
+from r3mes.p2p.protocols.infer import INFER, ClientCall, Hello, InferService, serve_infer
+from r3mes.p2p.streams import FrameStream, staple
+
+
+class Network:
+    """Opens streams to peers and to the node itself, and serves those that peers open.
+
+    Args:
+        key: the node's identity.
+        listen: ``host:port`` each; port 0 takes a free one.
+        announce: multiaddresses told to peers instead of those found out.
+        service: answers the inference protocol.
+        doorway: what peers are being answered; drained before the host closes.
+    """
+
+    def __init__(
+        self,
+        key: NodeKey,
+        *,
+        listen: Sequence[str],
+        announce: Sequence[str],
+        service: InferService,
+        doorway: Doorway,
+    ) -> None:
+        self._key, self._listen, self._announce = key, listen, announce
+        self._service, self._doorway = service, doorway
+        self._host: Host | None = None
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._key.peer_id
+
+    @property
+    def addrs(self) -> Sequence[str]:
+        """Full multiaddresses of this node; empty while the host restarts."""
+        return self._host.addrs if self._host else ()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the host open until drained."""
+        async with open_host(
+            self._key, listen=self._listen, announce=self._announce, limits=HostLimits()
+        ) as host:
+            host.serve(INFER, self._serve)
+            async with trio.open_nursery() as self._tasks:
+                self._host = host
+                try:
+                    task_status.started()
+                    await self._doorway.wait_empty()
+                    self._tasks.cancel_scope.cancel()
+                finally:
+                    self._host = None
+
+    def drain(self) -> None:
+        """Take no new requests of peers; `run` ends with the last answer."""
+        self._doorway.shut()
+
+    def close(self) -> None:
+        """Nothing waits here."""
+
+    async def _serve(self, stream: FrameStream) -> None:
+        await serve_infer(stream, self._service)
+
+    def _up(self) -> Host:
+        if self._host is None:
+            raise NotReady("the network side of the node is restarting", retry_after_s=1.0)
+        return self._host
+
+    async def dial(self, addrs: Sequence[str]) -> PeerId:
+        return await self._up().dial(addrs)
+
+    async def wait_closed(self, peer: PeerId) -> None:
+        await self._up().wait_closed(peer)
+
+    def connected(self) -> Sequence[PeerId]:
+        """Peers with a connection, each once."""
+        return tuple({connection.peer: None for connection in self._up().peers()})
+
+    def connections(self) -> trio.MemoryReceiveChannel[PeerId]:
+        """Peers as they connect from now on."""
+        return self._up().connections()
+
+    async def greet(self, peer: PeerId) -> Hello:
+        """What ``peer`` says of itself now."""
+        async with self.connect(peer) as stream, ClientCall(stream) as call:
+            return await call.hello()
+
+    @asynccontextmanager
+    async def connect(self, peer: PeerId) -> AsyncIterator[FrameStream]:
+        """A stream of the inference protocol to ``peer``, or to this node itself."""
+        stream = await self._open(peer)
+        try:
+            yield stream
+        finally:
+            await stream.aclose()
+
+    async def _open(self, peer: PeerId) -> FrameStream:
+        if peer != self.peer_id:
+            return await self._up().open_stream(peer, INFER)
+        near, far = staple(peer, peer)
+        self._tasks.start_soon(self._serve, far)
+        return near
