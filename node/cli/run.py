@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r3mes.config.load import Loaded, served_name
+from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there
 from r3mes.config.sources import flag_settings
-from r3mes.config.schema import Config
 from r3mes.errors import ConfigError
-from r3mes.node.cli import passphrase
 from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
 from r3mes.node.cli.output import show
@@ -54,8 +53,6 @@ def run(
         **flag_settings(setting or ()),
     }
     loaded = session(context).load(flags)
-    if not is_there(loaded.config.api.key_file):
-        raise ConfigError("this node is not set up yet", do="run `r3mes init`")
     raise typer.Exit(_run(loaded))
 
 

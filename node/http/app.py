@@ -18,7 +18,7 @@ from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
 from r3mes.node.http.guards import BodyLimit, Origins, RequestId
-from r3mes.node.http.ports import Catalogue, Gateway, Keyring, ModelEntry, NodeState
+from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
 
 open_routes = APIRouter()
 read_routes = APIRouter(dependencies=[Depends(needs("r"))])
@@ -28,7 +28,6 @@ invoke_routes = APIRouter(dependencies=[Depends(needs("i"))])
 def build_app(
     *,
     gateway: Gateway,
-    catalogue: Catalogue,
     keyring: Keyring,
     state: NodeState,
     max_body_bytes: int = 1024 * 1024 - 4096,
@@ -36,16 +35,16 @@ def build_app(
     allowed_origins: Collection[str] = (),
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
-    app = build_routes(gateway, catalogue, state)
+    app = build_routes(gateway, state)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
     return RequestId(Auth(ours, keyring))
 
 
-def build_routes(gateway: Gateway, catalogue: Catalogue, state: NodeState) -> FastAPI:
+def build_routes(gateway: Gateway, state: NodeState) -> FastAPI:
     """The routes alone, without the layers that guard them."""
     app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
-    app.state.gateway, app.state.catalogue, app.state.node = gateway, catalogue, state
+    app.state.gateway, app.state.node = gateway, state
     for router in (open_routes, read_routes, invoke_routes):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -60,18 +59,12 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-def _catalogue(request: Request) -> Catalogue:
-    catalogue: Catalogue = request.app.state.catalogue
-    return catalogue
-
-
 def _node(request: Request) -> NodeState:
     node: NodeState = request.app.state.node
     return node
 
 
 TheGateway = Annotated[Gateway, Depends(_gateway)]
-TheCatalogue = Annotated[Catalogue, Depends(_catalogue)]
 TheNode = Annotated[NodeState, Depends(_node)]
 
 
@@ -109,15 +102,15 @@ async def status(node: TheNode) -> JSONResponse:
 
 
 @read_routes.get("/v1/models")
-async def models(catalogue: TheCatalogue) -> dict[str, object]:
+async def models(gateway: TheGateway) -> dict[str, object]:
     """All models that can be asked for, here and at connected peers."""
-    return {"object": "list", "data": [_model(entry) for entry in await catalogue.models()]}
+    return {"object": "list", "data": [_model(entry) for entry in await gateway.models()]}
 
 
 @read_routes.get("/v1/models/{model_id:path}")
-async def model(model_id: str, catalogue: TheCatalogue) -> dict[str, object]:
+async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
     """One model by its id, which may contain slashes."""
-    for entry in await catalogue.models():
+    for entry in await gateway.models():
         if entry.id == model_id:
             return _model(entry)
     raise ModelNotFound(f"the model {model_id!r} is not served by a connected node", param="model")

@@ -61,12 +61,8 @@ class Gateway(Protocol):
         """
         ...
 
-
-class Catalogue(Protocol):
-    """Knows what can be asked for."""
-
     async def models(self) -> Sequence[ModelEntry]:
-        """Every model once, our own first."""
+        """Every model that can be asked for, once, our own first."""
         ...
 
 

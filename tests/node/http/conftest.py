@@ -102,8 +102,6 @@ class SmallGateway:
             self.cancelled.set()
             raise
 
-
-class SmallCatalogue:
     async def models(self) -> list[SmallModel]:
         return [SmallModel("org/tiny"), SmallModel("other")]
 
@@ -150,7 +148,6 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     gateway, state = SmallGateway(), SmallState()
     app = build_app(
         gateway=gateway,
-        catalogue=SmallCatalogue(),
         keyring=SmallKeyring(),
         state=state,
         max_body_bytes=65536,
