@@ -18,12 +18,12 @@ from r3mes.actors.requests.envelope import (
     seal,
     sign_request,
 )
-from r3mes.actors.requests.multihash import peer_id_of
 from r3mes.actors.requests.replay import ReplayGuard
 from r3mes.chain.keys.addresses import address_of
 from r3mes.chain.keys.signing import Ed25519Signer, Secp256k1Signer, Signer
 from r3mes.errors import EnvelopeRefused, EnvelopeReplayed, Overloaded, R3mesError
 from r3mes.ids import ModelHash
+from r3mes.p2p.identity import peer_id_of
 
 ALGORITHMS = ("ed25519", "secp256k1")
 CHAIN = "r3mes-dev-1"

@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from r3mes.actors.requests.canonical import framed, pack, unpack
-from r3mes.actors.requests.multihash import ed25519_key_of, peer_id_of
+from r3mes.actors.requests.multihash import ed25519_key_of
 from r3mes.chain.keys.addresses import address_of
 from r3mes.chain.keys.adr036 import sign_text, verify_text
 from r3mes.chain.keys.signing import ED25519, Signer, verify
 from r3mes.errors import EnvelopeRefused
 from r3mes.ids import Address, PeerId
+from r3mes.p2p.identity import peer_id_of
 
 DOMAIN = b"r3mes/bind/v1"
 BINDING_CAP = 512
