@@ -169,6 +169,14 @@ def _of_job(sub: Address, idem: bytes, connection: Connection) -> Receipt | None
     return Receipt(*row) if row else None
 
 
+def read_receipt(connection: Connection, request_hash: RequestHash, role: str) -> Receipt | None:
+    """One side's copy of a receipt, straight from a database."""
+    row = connection.execute(
+        f"{_SELECT} WHERE request_hash = ? AND role = ?", (request_hash, role)
+    ).fetchone()
+    return Receipt(*row) if row else None
+
+
 def _newest(limit: int, before_ms: int | None, connection: Connection) -> list[Receipt]:
     rows = connection.execute(
         f"{_SELECT} WHERE created_ms < coalesce(?, created_ms + 1)"
