@@ -27,7 +27,7 @@ from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 R = TypeVar("R")
 
-PROGRESS_STEPS = 1000
+PROGRESS_STEPS = 100
 """SQLite's virtual machine instructions between two looks at the stop flag of a read."""
 
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it prints every parameter

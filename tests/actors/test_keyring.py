@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from r3mes.actors import keyring as keyring_module
 from r3mes.actors.keyring import Keyring
 from r3mes.actors.store import DATABASE, Store, Transaction, open_store
 from r3mes.errors import BadRequest, NotFound, StoreBusy, Unauthenticated
@@ -91,6 +92,14 @@ async def test_a_well_formed_key_of_another_node_is_turned_away(
     await keyring.create("mine", "r")
     with pytest.raises(Unauthenticated, match="not known"):
         await keyring.check(foreign)
+
+
+async def test_a_known_id_with_another_secret_is_turned_away(keyring: Keyring) -> None:
+    """The checksum is right, as anybody can compute it; the secret is not."""
+    key_id = (await keyring.create("x", "r")).split("_")[1]
+    forged = keyring_module._with_checksum(f"r3k_{key_id}_{'0' * 43}")
+    with pytest.raises(Unauthenticated, match="not known"):
+        await keyring.check(forged)
 
 
 async def test_a_revoked_key_is_turned_away_at_once(keyring: Keyring, clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """Cancelled calls of the store: nothing is stuck, nothing is half done, nothing acked is lost."""
 
 import random
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import trio
 import trio.testing
 
 from r3mes.actors.store import Connection, Store
+from r3mes.actors.store.writer import Write
 from r3mes.errors import AskTimeout
 
 CALLS = 2000
@@ -60,6 +62,41 @@ async def test_a_call_that_timed_out_in_the_queue_is_not_run(store: Store) -> No
     await store.tx(lambda _: None)
     assert hold.is_set()
     assert ran == []
+
+
+async def test_of_a_batch_that_gathered_only_the_living_are_run(store: Store) -> None:
+    hold = trio.Event()
+    ran: list[str] = []
+    token = trio.lowlevel.current_trio_token()
+
+    def slow(_: Connection) -> None:
+        trio.from_thread.run(hold.wait, trio_token=token)
+
+    async with trio.open_nursery() as nursery:
+        for fn in (slow, lambda _: ran.append("first"), lambda _: ran.append("gave up")):
+            scope = trio.CancelScope()
+            nursery.start_soon(call_in, scope, partial(store.tx, fn))
+            await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        hold.set()
+    assert ran == ["first"]
+
+
+async def call_in(scope: trio.CancelScope, call: Callable[[], Awaitable[object]]) -> None:
+    with scope:
+        await call()
+
+
+async def test_a_message_taken_up_in_the_moment_of_a_stop_is_still_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ran: list[Connection] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        await trio.testing.wait_all_tasks_blocked()
+        store.mailbox.tell_nowait(Write(ran.append))
+        nursery.cancel_scope.cancel()
+    assert len(ran) == 1
 
 
 async def test_the_writer_stopped_in_a_batch_still_answers(tmp_path: Path) -> None:

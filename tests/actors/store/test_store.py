@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from r3mes.actors.store import DATABASE, Connection, Store, Transaction, open_readonly, open_store
-from r3mes.errors import AskTimeout, NotReady, StoreError
+from r3mes.errors import ActorStopped, AskTimeout, NotReady, StoreError
 
 
 def seen(peer: str) -> Transaction[object]:
@@ -94,7 +94,7 @@ async def test_many_writers_share_a_commit(store: Store) -> None:
     assert commits <= 10
 
 
-@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "commit()"])
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "commit()", "RELEASE one"])
 async def test_a_function_that_ends_the_transaction_itself_is_refused(
     store: Store, end: str
 ) -> None:
@@ -133,12 +133,29 @@ async def test_a_cancelled_read_ends_at_once(store: Store) -> None:
 
 
 async def test_a_store_that_closes_does_not_wait_for_reads(tmp_path: Path) -> None:
-    with trio.fail_after(5):
-        with trio.CancelScope() as scope:
-            async with open_store(tmp_path) as store, trio.open_nursery() as nursery:
-                nursery.start_soon(store.read, endless)
-                await trio.sleep(0.05)
-                scope.cancel()
+    told: list[str] = []
+
+    async def read() -> None:
+        try:
+            await store.read(endless)
+        except ActorStopped:
+            told.append("stopped")
+
+    async with trio.open_nursery() as nursery:
+        async with open_store(tmp_path) as store:
+            for _ in range(2):
+                nursery.start_soon(read)
+            await trio.sleep(0.05)
+    assert told == ["stopped", "stopped"]
+
+
+async def test_a_deadline_is_felt_between_short_statements_also(store: Store) -> None:
+    def busy(connection: Connection) -> None:
+        while True:
+            connection.execute("SELECT 1").fetchone()
+
+    with pytest.raises(AskTimeout):
+        await store.read(busy, timeout=0.02)
 
 
 async def test_before_and_after_there_is_a_problem(tmp_path: Path) -> None:
