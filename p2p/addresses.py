@@ -55,7 +55,8 @@ def listen_address(text: str) -> tuple[str, int]:
         known = kind in ("ip4", "ip6")
     else:
         host, _, port = text.rpartition(":")
-        host, known = host.strip("[]"), port.isdecimal() and int(port) <= _PORT_CAP
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        known = port.isdecimal() and int(port) <= _PORT_CAP
     if not known or not _is_ip(host):
         raise ConfigError(
             f"cannot listen on {text!r}",

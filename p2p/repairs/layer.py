@@ -18,6 +18,7 @@ from r3mes.p2p.repairs import (
     receive_window,
     resets,
     stream_handlers,
+    whole_reads,
     whole_writes,
     window_waits,
 )
@@ -25,6 +26,7 @@ from r3mes.p2p.repairs import (
 LIBP2P: Final = "0.8.1"
 REPAIRS: Final = (
     whole_writes,
+    whole_reads,
     receive_window,
     pings,
     stream_handlers,

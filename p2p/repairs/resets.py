@@ -11,12 +11,12 @@ from __future__ import annotations
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 from libp2p.stream_muxer.yamux import yamux
 
-_read = yamux.YamuxStream.read
+from r3mes.p2p.repairs.whole_reads import read_whole
 
 
 async def _read_or_reset(self: yamux.YamuxStream, n: int | None = -1) -> bytes:
     try:
-        return await _read(self, n)
+        return await read_whole(self, n)
     except MuxedStreamEOF as error:
         shutting_down = self.conn.event_shutting_down.is_set()
         if self.reset_received or shutting_down or not self.recv_closed:
@@ -25,5 +25,5 @@ async def _read_or_reset(self: yamux.YamuxStream, n: int | None = -1) -> bytes:
 
 
 def apply() -> None:
-    """Put the repair in place."""
+    """Put the repair in place; after `whole_reads`, on which it stands."""
     yamux.YamuxStream.read = _read_or_reset  # type: ignore[method-assign]
