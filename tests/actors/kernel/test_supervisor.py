@@ -227,6 +227,18 @@ async def test_nested_supervisor_gives_up_to_its_parent(
     assert [(c.name, c.restarts) for c in outer.statistics()] == [("inner", 1), ("z", 0)]
 
 
+async def test_deaths_in_an_earlier_run_do_not_count(
+    troupe: Troupe, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    inner = Supervisor("inner", troupe.children("x"), intensity=1)
+    await nursery.start(Supervisor("outer", [inner.as_child()]).run)
+    for _ in range(3):
+        await troupe.kill_now("x")
+        await trio.sleep(1)  # the backoff of inner, after the second
+    assert troupe.take() == "+x -x +x -x +x -x +x"
+    assert inner.statistics()[0].restarts == 1
+
+
 async def test_statistics(troupe: Troupe, nursery: trio.Nursery, autojump_clock: object) -> None:
     children = [troupe.child("a", backoff=Backoff(base=40)), troupe.child("b", Restart.TEMPORARY)]
     supervisor = Supervisor("s", children, rng=Random(1))  # noqa: S311
