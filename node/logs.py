@@ -1,38 +1,62 @@
-"""Log lines on stderr: for people, or one JSON object each."""
+"""What the node writes to stderr while it runs: lines for people or JSON, never a key.
+
+API keys have a form of their own, so one that slipped into a message is recognised and masked.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
+import re
+import sys
 import time
+
+import msgspec
 
 from r3mes.config.schema import Log
 
-TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+API_KEY = re.compile(r"r3k_\w{8}_\w{8,}")
 
 
-class JsonFormatter(logging.Formatter):
-    """One object a line: time (RFC 3339), level, logger, message, and a traceback if any."""
+class TextLines(logging.Formatter):
+    """``2026-11-23T23:50:12Z info r3mes.node.app: message``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+        text = f"{_at(record)} {record.levelname.lower()} {record.name}: {record.getMessage()}"
+        return masked("\n".join([text, *self._trace(record)]))
+
+    def _trace(self, record: logging.LogRecord) -> list[str]:
+        return [self.formatException(record.exc_info)] if record.exc_info else []
+
+
+class JsonLines(TextLines):
+    """The same as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "at": _at(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        if trace := self._trace(record):
+            entry["trace"] = trace[0]
+        return masked(msgspec.json.encode(entry).decode())
 
 
-def set_up_logs(config: Log) -> None:
-    """Send everything from ``config.level`` on to stderr."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter() if config.format == "json" else logging.Formatter(TEXT, "%H:%M:%S")
-    )
+def masked(text: str) -> str:
+    """``text`` with API keys cut down to what may be shown of them: their id."""
+    return API_KEY.sub(lambda found: f"{found[0][:12]}_…", text)
+
+
+def set_up(log: Log) -> None:
+    """Write log lines of our own and warnings of libraries to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if log.format == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # of libraries
-    logging.getLogger("r3mes").setLevel(config.level.upper())
+    root.setLevel(logging.WARNING)
+    logging.getLogger("r3mes").setLevel(log.level.upper())
+
+
+def _at(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from r3mes.p2p.identity import NodeKey
 
 QUESTION = "What is a receipt?"
-CURL = """\
-ask it:   curl -H "Authorization: Bearer $(cat {key})" -H "Content-Type: application/json" \\
-            -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}]}}' \\
-            http://{api}/v1/chat/completions
-or:       r3mes chat "{text}"
-"""
 
 
 def run(
@@ -52,20 +46,25 @@ def run(
         "log.level": log_level,
         **flag_settings(setting or ()),
     }
-    loaded = session(context).load(flags)
-    raise typer.Exit(_run(loaded))
+    current = session(context)
+    loaded = current.load(flags)
+    options = (("--datadir", current.datadir), ("--config", current.config))
+    given = [f" {option} {quoted(path)}" for option, path in options if path]
+    raise typer.Exit(_run(loaded, "r3mes" + "".join(given)))
 
 
-def _run(loaded: Loaded) -> int:
+def _run(loaded: Loaded, command: str) -> int:
     """Run the daemon in this process; its exit status."""
     config = loaded.config
     key, wallet = _identity(config)
 
     from r3mes.node.app import run_node
+    from r3mes.node.logs import set_up
+
+    set_up(config.log)
 
     def on_ready(running: Running) -> None:
-        names = [served_name(model) for model in config.models]
-        show(banner(running, names, config.api.key_file, config.node.chain_id))
+        show(banner(running, config, command))
 
     return run_node(config, key, wallet, on_ready)
 
@@ -83,18 +82,41 @@ def _identity(config: Config) -> tuple[NodeKey, Wallet]:
     return NodeKey.load_or_create(key_file), open_keystore(wallet_file, secret)
 
 
-def banner(running: Running, models: Sequence[str], key_file: Path, chain_id: str) -> str:
-    """What a node says when it is up: who it is, where it is, how to ask it."""
+def banner(running: Running, config: Config, command: str) -> str:
+    """What a node says when it is up: who, where, and how to ask it (``command`` finds it)."""
     from importlib.metadata import version
 
-    lines = [
-        f"R3MES {version('r3mes')}   peer {running.peer_id}   network {chain_id}",
-        *(f" p2p      {address}" for address in running.p2p),
-        f" api      http://{running.api}/v1       key file: {home(key_file)}",
-        f" models   {', '.join(models) or 'none of its own; `r3mes models` lists those of peers'}",
-        " logs     on stderr; with systemd: journalctl -u r3mes",
-    ]
-    curl = CURL.format(
-        key=home(key_file), model=models[0] if models else "MODEL", api=running.api, text=QUESTION
+    models = [served_name(model) for model in config.models]
+    name = f"R3MES {version('r3mes')}   peer {running.peer_id}   network {config.node.chain_id}"
+    return "\n".join(
+        [
+            name,
+            *(f" p2p      {address}" for address in running.p2p),
+            f" api      http://{running.api}/v1       key file: {home(config.api.key_file)}",
+            f" models   {', '.join(models) or f'none of its own; `{command} models` lists others'}",
+            " logs     here, on stderr; under systemd: journalctl -u r3mes",
+            f"ask it:   {curl(running.api, config.api.key_file, models[0] if models else 'MODEL')}",
+            f'or:       {command} chat "{QUESTION}"',
+            "Ctrl-C drains, twice stops at once.",
+        ]
     )
-    return "\n".join([*lines, curl + "Ctrl-C drains, twice stops at once."])
+
+
+def curl(api: str, key_file: Path, model: str) -> str:
+    """A request that can be pasted into a shell; the key stays in its file."""
+    import json
+
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+    return " \\\n            ".join(
+        [
+            f'curl -H "Authorization: Bearer $(cat {quoted(key_file)})"',
+            f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}",
+            f"http://{api}/v1/chat/completions",
+        ]
+    )
+
+
+def quoted(path: Path) -> str:
+    """``path`` for a shell, with ``~`` where that needs no quotes."""
+    plain = shlex.quote(str(path)) == str(path)
+    return home(path) if plain else shlex.quote(str(path))

@@ -40,7 +40,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    parts = (model["name"], model.get("device"), f"ctx {model['context']}", model.get("state"))
+    context = f"ctx {model['context']}" if model["context"] else None
+    parts = (model["name"], model["device"], context, model["state"], model["why"])
     return "  ".join(str(part) for part in parts if part)
 
 

@@ -106,11 +106,35 @@ class SmallGateway:
         return [SmallModel("org/tiny"), SmallModel("other")]
 
 
+STATUS = {
+    "version": "0.1.0",
+    "chain_id": "test-1",
+    "peer_id": "12D3KooWtest",
+    "addrs": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWtest"],
+    "uptime_s": 3700.0,
+    "reachability": {"verdict": "unknown"},
+    "models": [
+        {"name": "org/tiny", "state": "ready", "why": None, "device": "cpu", "context": 512}
+    ],
+    "load": {"running": 1, "queued": 2, "slots": 4},
+    "peers": [
+        {
+            "peer_id": "12D3KooWpeer",
+            "wallet": "remes1peer",
+            "hello_ms": 12.3,
+            "models": [{"name": "other", "hash": "ab"}],
+        }
+    ],
+    "wallet": {"address": "remes1own", "backed_up": False},
+    "loop_lag_p99_ms": 0.1,
+}
+
+
 class SmallState:
     reasons: Sequence[str] = ()
 
     async def status(self) -> Mapping[str, object]:
-        return {"peer_id": "12D3KooWtest"}
+        return STATUS | {"ready": not self.reasons, "reasons": list(self.reasons)}
 
     async def not_ready(self) -> Sequence[str]:
         return self.reasons

@@ -1,0 +1,117 @@
+"""status, peers, models, chat: against a server that runs, or does not."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from r3mes.config.secrets import write_secret
+from r3mes.errors import NoPeer
+
+pytestmark = pytest.mark.net
+
+
+@pytest.fixture
+def ask(cli, api):
+    """Runs a command in a thread, with the address and the key of the server that runs."""
+    cli.datadir.mkdir()
+    (cli.datadir / "config.toml").write_text(f'[api]\nlisten = "{api.address}"\n')
+    write_secret(cli.datadir / "api-key", "r3k_both")
+
+    async def ask(*words, stdin=""):
+        return await trio.to_thread.run_sync(partial(cli, *words, stdin=stdin))
+
+    return ask
+
+
+async def test_status(ask, api):
+    ran = await ask("status")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert lines[0] == "Node     12D3KooWtest · up 1h1m · ready · 0.1.0"
+    assert "Models   org/tiny  cpu  ctx 512  ready" in lines
+    assert "Load     1 running · 2 queued · 4 slots" in lines
+    assert "Peers    1" in lines
+    assert lines[-1] == "Wallet   remes1own  ! not backed up -> r3mes wallet backup"
+    api.state.reasons = ["the disk is full"]
+    assert "not ready: the disk is full" in (await ask("status")).out
+
+
+async def test_json_of_the_read_commands(ask):
+    assert json.loads((await ask("status", "--json")).out)["peer_id"] == "12D3KooWtest"
+    assert json.loads((await ask("peers", "--json")).out)[0]["wallet"] == "remes1peer"
+    assert [m["id"] for m in json.loads((await ask("models", "--json")).out)] == [
+        "org/tiny",
+        "other",
+    ]
+
+
+async def test_tables(ask):
+    peers = (await ask("peers")).out.splitlines()
+    assert peers[0].split() == ["PEER", "MODELS", "HELLO", "WALLET"]
+    assert peers[1].split() == ["12D3KooWpeer", "other", "12ms", "remes1peer"]
+    models = (await ask("models")).out.splitlines()
+    assert models[1].split() == ["org/tiny", "local", "512", "100", "200", "abababababab"]
+
+
+async def test_chat(ask, api):
+    ran = await ask("chat", "Hi")
+    assert (ran.code, ran.out) == (0, "Hello, world\n"), ran.err
+    assert ran.err.startswith("-- 2 tokens · ttft ")
+    assert ran.err.rstrip().endswith(
+        "peer 12D3KooWtest · 0.000007 REMES · receipt cdcdcdcdcdcdcdcd"
+    )
+    assert api.gateway.requests[0].model == "org/tiny"
+
+
+async def test_chat_from_a_pipe(ask, api):
+    ran = await ask("chat", "--model", "org/tiny", "--max-tokens", "5", stdin="From a pipe\n")
+    assert (ran.code, ran.out) == (0, "Hello, world\n"), ran.err
+    assert api.gateway.requests[0].messages[0]["content"] == "From a pipe\n"
+    assert api.gateway.requests[0].max_tokens == 5
+    assert (await ask("chat", stdin=" \n")).code == 2
+
+
+async def test_chat_with_an_unknown_model(ask):
+    ran = await ask("chat", "--model", "none", "Hi")
+    assert ran.code == 66
+    assert ran.err == (
+        "error R3-MODEL-001: no connected peer serves 'none'. Choose one of `r3mes models`.\n"
+    )
+
+
+async def test_chat_that_breaks_off(ask, api):
+    api.gateway.words = ("Hel", NoPeer("nobody is left"))
+    ran = await ask("chat", "Hi")
+    assert ran.code == 69
+    assert ran.err.startswith("error R3-NET-001: nobody is left. ")
+
+
+@pytest.mark.parametrize("words", [("status",), ("models",), ("chat", "Hi")])
+async def test_nobody_runs(ask, api, words):
+    api.server.drain()
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    ran = await ask(*words)
+    assert ran.code == 69
+    assert ran.err.startswith("error R3-NODE-003: nothing answers at http://127.0.0.1:")
+    assert "`r3mes run`" in ran.err
+
+
+async def test_wrong_key(ask, cli):
+    (cli.datadir / "api-key").write_text("r3k_wrong\n")
+    ran = await ask("status")
+    assert ran.code == 77
+    assert "R3-AUTH-001" in ran.err
+    assert "api.key_file" in ran.err
+    assert "r3k_wrong" not in ran.err
+
+
+async def test_key_that_others_can_read(ask, cli):
+    (cli.datadir / "api-key").chmod(0o644)
+    ran = await ask("status")
+    assert ran.code == 78
+    assert "chmod 600" in ran.err

@@ -1,0 +1,231 @@
+"""init, config, wallet: what is on this machine, without a node that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from r3mes.actors.store import open_store
+from r3mes.node.cli import passphrase, wallet
+
+WORDS = " ".join(["abandon"] * 23 + ["art"])
+
+
+@pytest.fixture
+def node(cli):
+    assert cli("init").code == 0
+    return cli
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(("r3mes.sqlite3", "lock"))
+    }
+
+
+def test_init_creates_everything_once(cli):
+    first = cli("init")
+    assert first.code == 0, first.err
+    assert first.out.count("Created") == 5
+    assert re.search(r"peer id 12D3KooW\w+", first.out)
+    assert re.search(r"address remes1\w+", first.out)
+    assert "next: r3mes wallet backup   then: r3mes run" in first.out
+    before = files(cli.datadir)
+    for name in ("api-key", "keys/node.key", "wallets/default.json", "wallets/default.passphrase"):
+        assert stat.S_IMODE((cli.datadir / name).stat().st_mode) == 0o600, name
+        assert before[name].decode("latin-1").strip() not in first.out + first.err
+    second = cli("init")
+    assert (second.code, second.out.count("Created"), second.out.count("Kept")) == (0, 0, 4)
+    assert files(cli.datadir) == before
+
+
+def test_init_quietly(cli):
+    first = cli("init", "--quiet")
+    assert (first.code, first.out) == (0, "")
+    assert first.err.count("Created") == 5
+    assert cli("init", "--quiet") == type(first)(0, "", "")
+
+
+def test_init_heals_what_is_missing(node):
+    before = files(node.datadir)
+    (node.datadir / "api-key").unlink()
+    again = node("init")
+    assert (again.code, again.out.count("Created")) == (0, 1)
+    after = files(node.datadir)
+    assert after.pop("api-key") != before.pop("api-key")
+    assert after == before
+
+
+def test_init_uses_a_generated_passphrase_of_a_start_that_was_cut_short(cli):
+    passphrase.generate(cli.datadir / "wallets" / "default.passphrase")
+    assert cli("init").code == 0
+
+
+def test_init_with_a_passphrase_file(cli, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    secret.chmod(0o644)
+    refused = cli("init", "--passphrase-file", str(secret))
+    assert refused.code == 78
+    assert refused.err.startswith("error R3-CONF-002: ")
+    assert "chmod 600" in refused.err
+    assert "horse" not in refused.out + refused.err
+    secret.chmod(0o600)
+    assert cli("init", "--passphrase-file", str(secret)).code == 0
+    assert not (cli.datadir / "wallets" / "default.passphrase").exists()
+
+
+async def test_init_beside_a_running_node_says_so(node):
+    (node.datadir / "api-key").unlink()
+    async with open_store(node.datadir):
+        import trio
+
+        ran = await trio.to_thread.run_sync(node, "init")
+    assert ran.code == 75
+    assert "R3-STORE-006" in ran.err
+
+
+def test_config_show(node):
+    one = node("config", "show", "api.listen")
+    assert (one.code, one.out) == (0, "127.0.0.1:7331\n")
+    everything = node("config", "show", "--origin").out
+    assert re.search(r'node.datadir = ".*"\s+# flag --datadir', everything)
+    assert re.search(r"models = .*builtin.*# file .*config.toml:4", everything)
+    shown = json.loads(node("config", "show", "--json", "--origin").out)
+    assert shown["limits.slots"] == {"value": 1, "origin": "default"}
+
+
+def test_config_show_of_an_unknown_key(node):
+    ran = node("config", "show", "api.listn")
+    assert ran.code == 78
+    assert "did you mean listen" in ran.err
+
+
+def test_config_check(node, tmp_path):
+    assert node("config", "check").out.startswith("ok  ")
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[api]\nlistn = 1\n")
+    ran = node("config", "check", str(wrong))
+    assert (ran.code, ran.out) == (78, "")
+    assert ran.err.startswith(f"error R3-CONF-001: file {wrong}:2: ")
+    assert node("config", "check", str(tmp_path / "none.toml")).code == 78
+
+
+def test_config_path(node):
+    assert node("config", "path").out == f"{node.datadir}/config.toml\n"
+
+
+def test_environment_reaches_the_configuration(node, monkeypatch):
+    monkeypatch.setenv("R3MES_API__LISTEN", "127.0.0.1:1")
+    assert node("config", "show", "api.listen").out == "127.0.0.1:1\n"
+
+
+def test_wallets(node, tmp_path):
+    secret, words = tmp_path / "secret", tmp_path / "words"
+    for file, text in ((secret, "correct horse"), (words, WORDS)):
+        file.write_text(text)
+        file.chmod(0o600)
+    options = ("--passphrase-file", str(secret))
+    assert node("wallet", "create", "spare", *options).code == 0
+    again = node("wallet", "create", "spare", *options)
+    assert again.code == 73
+    assert "nothing was overwritten" in again.err
+    ran = node("wallet", "import", "old", "--words-file", str(words), *options)
+    assert ran.code == 0
+    found = {one["name"]: one for one in json.loads(node("wallet", "list", "--json").out)}
+    assert sorted(found) == ["default", "old", "spare"]
+    assert found["old"]["address"].startswith("remes1")
+    assert (found["old"]["backed_up"], found["spare"]["backed_up"]) == (True, False)
+    assert found["old"]["address"] in node("wallet", "show", "old").out
+    assert "abandon" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "x" * 65])
+def test_wallet_names_are_no_paths(node, name):
+    assert node("wallet", "show", name).code in (2, 66)
+    assert node("wallet", "create", name, "--passphrase-file", "/none").code == 2
+
+
+def test_missing_wallet(node):
+    ran = node("wallet", "show", "nobody")
+    assert ran.code == 66
+    assert ran.err.startswith("error R3-WALLET-004: ")
+
+
+def test_words_of_a_wrong_mnemonic_are_not_repeated(node, tmp_path):
+    words, secret = tmp_path / "words", tmp_path / "secret"
+    for file, text in ((words, WORDS.replace("art", "zebra")), (secret, "correct horse")):
+        file.write_text(text)
+        file.chmod(0o600)
+    ran = node(
+        "wallet", "import", "x", "--words-file", str(words), "--passphrase-file", str(secret)
+    )
+    assert ran.code == 65
+    assert "zebra" not in ran.err
+
+
+def test_backup_needs_a_terminal(node):
+    ran = node("wallet", "backup")
+    assert (ran.code, ran.out) == (77, "")
+    assert "terminal" in ran.err
+
+
+def test_backup_shows_the_words_and_asks_for_some(node, monkeypatch):
+    monkeypatch.setattr(passphrase, "is_terminal", lambda: True)
+    asked = []
+
+    def prompt(text, **_options):
+        asked.append(text)
+        return "a b c" if "Type words" in text else ""
+
+    monkeypatch.setattr(wallet.typer, "prompt", prompt)
+    ran = node("wallet", "backup")
+    assert ran.code == 65
+    assert "not the words" in ran.err
+    assert not json.loads(node("wallet", "show", "--json").out)["backed_up"]
+    words = dict(re.findall(r"(\d+)\. ([a-z]+)", ran.err))
+    assert sorted(map(int, words)) == list(range(1, 25))
+
+    def prompt_again(text, **_options):
+        if "Type words" not in text:
+            return ""
+        return " ".join(words[number] for number in re.findall(r"\d+", text))
+
+    monkeypatch.setattr(wallet.typer, "prompt", prompt_again)
+    ran = node("wallet", "backup")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("Backup recorded 2")
+    assert json.loads(node("wallet", "show", "--json").out)["backed_up"]
+    assert "next: r3mes run" in node("init").out
+
+
+def test_run_without_init(cli):
+    ran = cli("run")
+    assert ran.code == 78
+    assert "r3mes init" in ran.err
+
+
+def test_run_with_a_wrong_passphrase(node):
+    (node.datadir / "wallets" / "default.passphrase").write_text("wrong one\n")
+    ran = node("run")
+    assert ran.code == 77
+    assert ran.err.startswith("error R3-WALLET-002: ")
+
+
+def test_run_without_a_passphrase(node):
+    (node.datadir / "wallets" / "default.passphrase").unlink()
+    ran = node("run")
+    assert ran.code == 77
+    assert ran.err.startswith("error R3-WALLET-006: ")
+
+
+def test_run_beyond_loopback(node):
+    ran = node("run", "--listen", "0.0.0.0:7331")
+    assert ran.code == 78
+    assert "flag --listen" in ran.err
