@@ -198,11 +198,10 @@ class RequestVerifier:
             )
 
     def _remember(self, header: Header, delegation: bytes, now_ms: int) -> None:
-        if header.parent:
-            self._sessions.check(header, delegation, now_ms)
+        lent = self._sessions.check(header, delegation, now_ms) if header.parent else None
         self._guard.remember(header.sub, header.nonce, header.exp_ms)
-        if header.parent:
-            self._sessions.reserve(header, now_ms)
+        if lent:
+            self._sessions.reserve(header, lent, now_ms)
 
 
 def _check_times(header: Header, now_ms: int) -> None:

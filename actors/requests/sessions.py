@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from r3mes.actors.requests.delegation import Delegation, decode_delegation
 from r3mes.actors.requests.header import SKEW_MS, Header
@@ -42,12 +42,12 @@ class Sessions:
         spending_cap: int = 50_000,
     ) -> None:
         self._chain, self._audience, self._revoked = chain, audience, revoked
-        self._verified_cap, self._spending_cap = verified_cap, spending_cap
-        self._verified: OrderedDict[bytes, Delegation] = OrderedDict()
+        self._verified = lru_cache(verified_cap)(decode_delegation)  # failures are not kept
+        self._spending_cap = spending_cap
         self._spent: dict[bytes, _Spent] = {}
 
-    def check(self, header: Header, delegation: bytes, now_ms: int) -> None:
-        """Whether the account in ``header`` lent itself to the key that signed it.
+    def check(self, header: Header, delegation: bytes, now_ms: int) -> Delegation:
+        """What the account in ``header`` lent to the key that signed it.
 
         Raises:
             EnvelopeRefused: it did not, not for this, or not any more.
@@ -56,8 +56,8 @@ class Sessions:
             raise EnvelopeRefused("the delegation that the request names did not come with it")
         if self._revoked(header.parent):
             raise EnvelopeRefused("the delegation was revoked", do="sign a new delegation")
-        lent = self._read(header.parent, delegation)
-        if lent.account != header.sub or lent.session != header.pub or header.alg != "ed25519":
+        lent = self._verified(delegation)
+        if lent.account != header.sub or lent.session != header.pub:
             raise EnvelopeRefused("the delegation is for another account or session key")
         if lent.chain != self._chain or (lent.nodes and self._audience not in lent.nodes):
             raise EnvelopeRefused("the delegation is for other nodes or another chain")
@@ -68,8 +68,9 @@ class Sessions:
                 f"the spend limit of {lent.limit} uremes does not cover this request",
                 do="sign a new delegation, or lower the price that the request allows",
             )
+        return lent
 
-    def reserve(self, header: Header, now_ms: int) -> None:
+    def reserve(self, header: Header, lent: Delegation, now_ms: int) -> None:
         """Count the highest price of an accepted request as spent.
 
         Raises:
@@ -78,23 +79,13 @@ class Sessions:
         spent = self._spent.get(header.parent)
         if spent is None:
             self._make_room(now_ms)
-            spent = _Spent(0, self._verified[header.parent].expires)
-            self._spent[header.parent] = spent
+            spent = self._spent[header.parent] = _Spent(0, lent.expires)
         spent.uremes += header.max_price
 
     def settle(self, header: Header, price: int) -> None:
         """Give back what a reserved request did not cost; once for each."""
         if spent := self._spent.get(header.parent):
             spent.uremes -= header.max_price - price
-
-    def _read(self, parent: bytes, delegation: bytes) -> Delegation:
-        lent = self._verified.get(parent)
-        if lent is None:
-            lent = self._verified[parent] = decode_delegation(delegation)
-            if len(self._verified) > self._verified_cap:
-                self._verified.popitem(last=False)
-        self._verified.move_to_end(parent)
-        return lent
 
     def _spent_of(self, parent: bytes) -> int:
         spent = self._spent.get(parent)

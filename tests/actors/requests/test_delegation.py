@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks.attacks import CHAIN, NODE, OTHER_NODE, Scene, flipped
+from benchmarks.attacks import CHAIN, NODE, OTHER_NODE, PER_SIGNER, Scene, changed, flipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from r3mes.actors.requests.delegation import (
     decode_delegation,
     delegate,
 )
-from r3mes.actors.requests.envelope import VerifiedRequest
+from r3mes.actors.requests.envelope import VerifiedRequest, seal
 from r3mes.actors.requests.header import Header
 from r3mes.actors.requests.sessions import Sessions
 from r3mes.chain.keys.adr036 import sign_text
@@ -83,6 +83,26 @@ def test_session_of_another_chain_is_refused() -> None:
 def test_another_key_cannot_use_the_session() -> None:
     with pytest.raises(EnvelopeRefused, match="another account or session key"):
         Session().ask(Ed25519Signer(b"m" * 32))
+
+
+def test_key_beside_the_header_must_be_the_session_key() -> None:
+    """Mallory signs, and the header names the session key of somebody else."""
+    session, mallory = Session(), Ed25519Signer(b"m" * 32)
+    parent = hashlib.sha256(session.delegation).digest()
+    header = session.scene.request(SESSION, sub=WALLET.address, parent=parent).header
+    forged = changed(seal(mallory, header, b"x" * 2048).wire, 2, mallory.pub)
+    with pytest.raises(EnvelopeRefused, match="the key beside the header"):
+        session.scene.verifier.verify(forged, session.delegation)
+
+
+def test_sessions_of_one_account_share_its_memory_of_nonces() -> None:
+    first = Session(limit=1_000_000)
+    for _ in range(PER_SIGNER):
+        first.ask()
+    other = Ed25519Signer(b"t" * 32)
+    first.delegation = delegate(WALLET, replace(first.lent, session=other.pub))
+    with pytest.raises(Overloaded, match="this account"):
+        first.ask(other)
 
 
 def test_session_cannot_spend_from_another_account() -> None:
@@ -246,16 +266,15 @@ def test_memory_of_sessions_is_bounded_and_never_forgets_spending() -> None:
     )
     lent = [lend(seed) for seed in range(1, 5)]
     for header, data in lent[:3]:
-        known.check(header, data, NOW * 1_000)
-        known.reserve(header, NOW * 1_000)
+        known.reserve(header, known.check(header, data, NOW * 1_000), NOW * 1_000)
     header, data = lent[0]  # dropped from the verified, but its spending counts
     with pytest.raises(EnvelopeRefused, match="spend limit"):
         known.check(header, data, NOW * 1_000)
     header, data = lent[3]
-    known.check(header, data, NOW * 1_000)
+    fourth = known.check(header, data, NOW * 1_000)
     with pytest.raises(Overloaded):
-        known.reserve(header, NOW * 1_000)
-    known.reserve(header, (NOW + 61) * 1_000)  # those that expired make room
+        known.reserve(header, fourth, NOW * 1_000)
+    known.reserve(header, fourth, (NOW + 61) * 1_000)  # those that expired make room
 
 
 GENUINE = delegate(WALLET, LENT)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from r3mes.actors.requests.canonical import pack
 from r3mes.actors.requests.envelope import WIRE_CAP, RequestVerifier, SignedRequest, seal
-from r3mes.actors.requests.header import BODY_CAP, HEADER_CAP, Header
+from r3mes.actors.requests.header import BODY_CAP, HEADER_CAP, Header, decode_header
 from r3mes.actors.requests.replay import ReplayGuard
 from r3mes.errors import EnvelopeRefused, ModelNotFound, Refused
 from r3mes.ids import ModelHash
@@ -178,6 +178,17 @@ def test_outer_field_that_does_not_fit_is_refused(scene: Scene, field: int, valu
 def test_what_is_no_request_is_refused(scene: Scene, wire: bytes) -> None:
     with pytest.raises(EnvelopeRefused):
         scene.verifier.verify(wire)
+
+
+@pytest.mark.parametrize(
+    ("field", "length"),
+    [("epoch", 9), ("model", 31), ("body_sha256", 33), ("nonce", 15), ("idem", 17), ("parent", 1)],
+)
+def test_lengths_are_part_of_the_form(scene: Scene, field: str, length: int) -> None:
+    changes: dict[str, Any] = {field: bytes(length)}
+    header = scene.request().header._replace(**changes)
+    with pytest.raises(EnvelopeRefused, match="wrong length"):
+        decode_header(header.encode())
 
 
 def test_request_in_a_longer_form_is_refused(scene: Scene) -> None:

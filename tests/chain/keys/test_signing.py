@@ -49,6 +49,12 @@ def test_signature_of_another_length_is_none(signer: Signer, length: int) -> Non
 
 
 @each_signer
+def test_signature_cannot_swallow_the_start_of_the_message(signer: Signer) -> None:
+    signature = signer.sign(MESSAGE)
+    assert not verify(signer.alg, signer.pub, MESSAGE[4:], signature + MESSAGE[:4])
+
+
+@each_signer
 def test_zeros_are_no_signature(signer: Signer) -> None:
     assert not verify(signer.alg, signer.pub, MESSAGE, bytes(64))
 
