@@ -1,7 +1,7 @@
 """Eleven ways in which a supervisor on trio goes wrong, each met in a prototype, each a test.
 
-Number and wording follow the list in ``docs/architecture.md``; 5 and 11 have their other halves
-in ``tests/node/test_lifecycle.py`` (the process ends) and ``test_simulation.py``.
+5 and 11 have their other halves in ``tests/node/test_lifecycle.py`` (the process ends) and in
+``test_simulation.py``.
 """
 
 from __future__ import annotations
