@@ -195,7 +195,7 @@ async def test_a_damaged_file_is_refused_and_the_backup_named(tmp_path: Path, of
 async def test_damage_found_later_ends_the_actor(tmp_path: Path) -> None:
     """The supervisor's next incarnation finds it with quick_check and does not start."""
     store = Store(tmp_path)
-    with pytest.RaisesGroup(StoreCorrupt, flatten_subgroups=True):
+    with pytest.RaisesGroup(StoreCorrupt, flatten_subgroups=True), trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
             await store.tx(rows)
@@ -203,7 +203,7 @@ async def test_damage_found_later_ends_the_actor(tmp_path: Path) -> None:
             damage_wal(tmp_path)
             with pytest.raises(StoreCorrupt):
                 await store.tx(count)
-            await trio.sleep(10)
+            await trio.sleep_forever()
 
 
 def rows(connection: Connection) -> None:
