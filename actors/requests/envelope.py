@@ -184,7 +184,10 @@ class RequestVerifier:
         return VerifiedRequest(header, body, _hash(signed))
 
     def settle(self, header: Header, price: int) -> None:
-        """Say what an accepted request cost, once: a session gets back what it did not spend."""
+        """Say what an accepted request cost: a session gets back what it did not spend.
+
+        Only the first call for a request counts, so it may follow again when what came after fails.
+        """
         self._sessions.settle(header, price)
 
     def _check_destination(self, header: Header) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from r3mes.actors.requests.delegation import Delegation, decode_delegation
@@ -12,11 +12,15 @@ from r3mes.actors.requests.header import SKEW_MS, Header
 from r3mes.errors import EnvelopeRefused, Overloaded
 from r3mes.ids import PeerId
 
+MAX_OPEN = 32
+"""Reservations of one session that can still be settled; an older one stays spent in full."""
+
 
 @dataclass(slots=True)
 class _Spent:
-    uremes: int
     expires: int  # unix seconds
+    uremes: int = 0
+    open: dict[bytes, int] = field(default_factory=dict)  # by nonce, oldest first
 
 
 class Sessions:
@@ -39,7 +43,7 @@ class Sessions:
         audience: PeerId,
         revoked: Callable[[bytes], bool],
         verified_cap: int = 1_024,
-        spending_cap: int = 50_000,
+        spending_cap: int = 10_000,
     ) -> None:
         self._chain, self._audience, self._revoked = chain, audience, revoked
         self._verified = lru_cache(verified_cap)(decode_delegation)  # failures are not kept
@@ -79,13 +83,17 @@ class Sessions:
         spent = self._spent.get(header.parent)
         if spent is None:
             self._make_room(now_ms)
-            spent = self._spent[header.parent] = _Spent(0, lent.expires)
+            spent = self._spent[header.parent] = _Spent(lent.expires)
         spent.uremes += header.max_price
+        spent.open[header.nonce] = header.max_price
+        if len(spent.open) > MAX_OPEN:
+            del spent.open[next(iter(spent.open))]
 
     def settle(self, header: Header, price: int) -> None:
-        """Give back what a reserved request did not cost; once for each."""
+        """Give back what a reserved request did not cost; only the first call for it counts."""
         if spent := self._spent.get(header.parent):
-            spent.uremes -= header.max_price - price
+            reserved = spent.open.pop(header.nonce, 0)
+            spent.uremes -= max(0, reserved - price)
 
     def _spent_of(self, parent: bytes) -> int:
         spent = self._spent.get(parent)

@@ -19,7 +19,7 @@ from r3mes.actors.requests.delegation import (
 )
 from r3mes.actors.requests.envelope import VerifiedRequest, seal
 from r3mes.actors.requests.header import Header
-from r3mes.actors.requests.sessions import Sessions
+from r3mes.actors.requests.sessions import MAX_OPEN, Sessions
 from r3mes.chain.keys.adr036 import sign_text
 from r3mes.chain.keys.signing import Ed25519Signer, Secp256k1Signer, Signer
 from r3mes.errors import EnvelopeRefused, EnvelopeReplayed, Overloaded
@@ -207,6 +207,31 @@ def test_what_was_not_spent_comes_back() -> None:
     served = session.ask(max_price=1_000)
     session.scene.verifier.settle(served.header, 400)
     session.ask(max_price=600)
+    with pytest.raises(EnvelopeRefused, match="spend limit"):
+        session.ask(max_price=1)
+
+
+def test_request_is_settled_once() -> None:
+    session = Session(limit=1_000)
+    served = session.ask(max_price=1_000)
+    for price in (1_000, 0, 0):
+        session.scene.verifier.settle(served.header, price)
+    with pytest.raises(EnvelopeRefused, match="spend limit"):
+        session.ask(max_price=1)
+
+
+def test_price_above_the_allowed_one_is_not_counted_twice() -> None:
+    session = Session(limit=1_000)
+    session.scene.verifier.settle(session.ask(max_price=600).header, 5_000)
+    session.ask(max_price=400)
+
+
+def test_request_left_open_too_long_stays_spent() -> None:
+    session = Session(limit=MAX_OPEN + 1)
+    first = session.ask(max_price=1)
+    for _ in range(MAX_OPEN):
+        session.ask(max_price=1)
+    session.scene.verifier.settle(first.header, 0)
     with pytest.raises(EnvelopeRefused, match="spend limit"):
         session.ask(max_price=1)
 
