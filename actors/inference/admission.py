@@ -11,7 +11,7 @@ from __future__ import annotations
 from r3mes.errors import Overloaded
 
 SHARE_OF_DEADLINE = 0.2
-WEIGHT = 0.2
+WEIGHT = 0.1
 """Of the newest service time in their moving average."""
 MINIMUM_RETRY_S = 0.5
 
@@ -26,18 +26,25 @@ class Admission:
     def __init__(self, depth: int) -> None:
         self._depth = depth
         self._service_s: float | None = None
+        self._load_s = 0.0
 
     def served(self, seconds: float) -> None:
         """A slot was taken for so long."""
         before = seconds if self._service_s is None else self._service_s
         self._service_s = before + WEIGHT * (seconds - before)
 
-    def wait_s(self, *, waiting: int, running: int, slots: int) -> float:
+    def loaded(self, seconds: float) -> None:
+        """A worker needed so long to become ready."""
+        self._load_s = seconds
+
+    def wait_s(self, *, waiting: int, running: int, slots: int, loading: bool = False) -> float:
         """How long a request that comes now will wait, about."""
         ahead = max(0, waiting + running - slots + 1)
-        return ahead * (self._service_s or 0.0) / slots
+        return ahead * (self._service_s or 0.0) / slots + (self._load_s if loading else 0.0)
 
-    def check(self, *, waiting: int, running: int, slots: int, patience_s: float) -> None:
+    def check(
+        self, *, waiting: int, running: int, slots: int, patience_s: float, loading: bool = False
+    ) -> None:
         """Let a request in, or not.
 
         ``patience_s`` is the seconds until the request is worthless unless it has begun.
@@ -45,7 +52,7 @@ class Admission:
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
         """
-        wait = self.wait_s(waiting=waiting, running=running, slots=slots)
+        wait = self.wait_s(waiting=waiting, running=running, slots=slots, loading=loading)
         most = min(
             patience_s, max(patience_s * SHARE_OF_DEADLINE, (self._service_s or 0.0) / slots)
         )

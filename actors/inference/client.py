@@ -42,6 +42,12 @@ class InferenceClient:
             if board.ready and board.state in ("ready", "restarting")
         )
 
+    async def settled(self) -> None:
+        """Wait until every model is ready or has failed."""
+        for board, _ in self._models.values():
+            while board.state == "loading":
+                await board.changed.wait()
+
     def boards(self) -> dict[str, Board]:
         """State of every model that is configured, by name; read only."""
         return {name: board for name, (board, _) in self._models.items()}
@@ -69,10 +75,11 @@ class InferenceClient:
         ready = _ready(job.model, board)
         deadline = trio.current_time() + deadline_s
         prompt = await ready.text.prompt(job.messages)
-        writer = ready.text.writer(job.stop, job.emitted)
-        ticket = await _enqueue(mailbox, Enqueue(_start(job, prompt, ready), deadline))
+        writer = await ready.text.writer(job.stop, job.emitted)
+        ticket = Ticket(_start(job, prompt, ready), deadline)
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
+            await _enqueue(mailbox, ticket)
             await _begin(ticket)
             yield Generation(prompt, ticket, writer, withdraw)
         finally:
@@ -121,10 +128,10 @@ def _fit(job: GenerateJob, prompt: int, context: int) -> int:
     return left if wanted is None else wanted
 
 
-async def _enqueue(mailbox: Mailbox[Message], message: Enqueue) -> Ticket:
-    patience = max(0.0, message.deadline - trio.current_time())
+async def _enqueue(mailbox: Mailbox[Message], ticket: Ticket) -> None:
+    patience = max(0.0, ticket.deadline - trio.current_time())
     try:
-        return await mailbox.ask(message, timeout=patience)
+        await mailbox.ask(Enqueue(ticket), timeout=patience)
     except AskTimeout as error:
         raise Overloaded(error.detail, retry_after_s=1) from None
 

@@ -98,7 +98,9 @@ class Writer:
             but what was held back behind them is.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], emitted: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str], emitted: Sequence[int] = ()
+    ) -> None:
         self._detokeniser = Detokeniser(tokenizer)
         self._scanner = StopScanner(stops)
         for token in emitted:

@@ -63,6 +63,11 @@ def _refuse_weightless(directory: Path) -> None:
     raise ModelMissing(f"there are no weights (*.safetensors) in {directory}")
 
 
+def weight_bytes(directory: Path) -> int:
+    """Size of the weights on disk."""
+    return sum(file.stat().st_size for file in directory.glob(WEIGHTS))
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 

@@ -72,6 +72,20 @@ class Ticket:
         self.ids_in, self.ids_out = trio.open_memory_channel(self.start.max_new + 1)
         self.position = len(self.start.emitted) // 4
 
+    def begin(self) -> None:
+        """Its turn has come."""
+        self.began_at = trio.current_time()
+        self.began.set()
+
+    def write(self, ids: tuple[int, ...]) -> bool:
+        """Pass on new tokens; False if nobody reads them, or more come than were asked for."""
+        self.position += len(ids)
+        try:
+            self.ids_in.send_nowait(ids)
+        except (trio.BrokenResourceError, trio.WouldBlock):
+            return False
+        return True
+
     def end(self, reason: str = "", error: R3mesError | None = None) -> None:
         """Nothing more comes."""
         self.reason, self.error = reason, error

@@ -17,6 +17,7 @@ from r3mes.errors import EngineError, ModelInvalid
 
 FALLBACK_CONTEXT = 4096
 """For models that name no length (alibi, state space)."""
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 PLAN = "plan-1"
 """The order of computation (`r3mes.actors.inference.torch_engine`); another order, other bits."""
 
@@ -49,6 +50,8 @@ def load_model(directory: Path, *, device: str, dtype: str, max_context: int) ->
     """
     check_model(directory)
     chosen = _device(device)
+    if dtype not in DTYPES:
+        raise EngineError(f"{dtype!r} is not a precision", do=f"choose one of {', '.join(DTYPES)}")
     try:
         config = _config(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -64,10 +67,16 @@ def load_model(directory: Path, *, device: str, dtype: str, max_context: int) ->
 def _device(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wish)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
         raise EngineError(
-            f"the engine was told to use {wish}, and torch sees {torch.cuda.device_count()} GPUs",
+            f"{wish!r} is not a device", do="set engine.device to auto, cpu, cuda or cuda:N"
+        ) from None
+    seen = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise EngineError(
+            f"the engine was told to use {wish}, and torch sees {seen} GPUs",
             do="install the driver and a CUDA build of torch, or set engine.device to auto or cpu",
         )
     return device
@@ -110,7 +119,8 @@ def _text_parts(tokenizer: Any, directory: Path) -> TextParts:
     template = tokenizer.chat_template or ""
     if isinstance(template, dict):
         template = template.get("default", "")
-    special = tuple((name, str(text)) for name, text in tokenizer.special_tokens_map.items())
+    named = tokenizer.special_tokens_map.items()
+    special = tuple((name, text) for name, text in named if isinstance(text, str))
     return TextParts(backend.to_str(), template, special)
 
 
@@ -125,9 +135,14 @@ def _numerics(module: Any, tokenizer: Any, device: torch.device, max_context: in
         device=str(device),
         context=min(context, max_context or context),
         vocabulary=module.get_input_embeddings().num_embeddings,
-        numeric_class=f"torch {torch.__version__}, {_processor(device)}, {dtype}, {PLAN}",
+        numeric_class=_numeric_class(device, dtype),
         stop_ids=_stop_ids(module, tokenizer),
     )
+
+
+def _numeric_class(device: torch.device, dtype: str) -> str:
+    libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{libraries}, {_processor(device)}, {dtype}, {PLAN}"
 
 
 def _processor(device: torch.device) -> str:

@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
@@ -24,7 +25,7 @@ from r3mes.errors import EngineCrashed, WireError
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "r3mes.actors.inference.worker")
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "TZ")
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TZ")
 """Of the daemon's environment; everything else may hold secrets."""
 SET = {
     "HF_HUB_OFFLINE": "1",
@@ -32,7 +33,6 @@ SET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
-    "HOME": "/nonexistent",
 }
 LAST_LINES = 20
 READ_BYTES = 65536
@@ -128,28 +128,32 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_worker(environment: Mapping[str, str]) -> AsyncIterator[Worker]:
+async def open_worker(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> AsyncIterator[Worker]:
     """A fresh worker process, killed on exit.
 
     Args:
+        command: its program and arguments.
         environment: of the daemon; only `PASSED_ON` reaches the worker.
     """
     passed = {name: environment[name] for name in PASSED_ON if name in environment}
-    popen = subprocess.Popen(  # noqa: ASYNC220, S603  see the module's docstring; no shell, our own program
-        COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**passed, **SET},
-        cwd="/",
-        start_new_session=True,  # Ctrl-C at the terminal is for the daemon, which then ends it
-    )
-    worker = Worker(popen)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.listen_to_errors)
-            yield worker
-            nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):
-            await worker.end()
+    with TemporaryDirectory(prefix="r3mes-worker-") as scratch:
+        popen = subprocess.Popen(  # noqa: ASYNC220, S603  in this thread, see above; no shell
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**passed, **SET, "HOME": scratch, "TMPDIR": scratch},
+            cwd=scratch,
+            start_new_session=True,  # Ctrl-C at the terminal is for the daemon, which ends it
+        )
+        worker = Worker(popen)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker.listen_to_errors)
+                yield worker
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await worker.end()

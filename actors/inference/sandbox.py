@@ -1,7 +1,8 @@
-"""What the worker process gives up before it reads a model: its parent's death, the network.
+"""What the worker process gives up before it reads a model: network, other processes, files.
 
-Done from inside by ``prctl``, so that it needs no privilege and holds wherever the node runs; the
-service unit adds its own limits.  Source: Linux ``Documentation/userspace-api/seccomp_filter``,
+Done from inside, so that it needs no privilege and holds wherever the node runs; the service unit
+adds its own limits.  Memory is watched from outside (`r3mes.actors.inference.keeper`).
+  Source: Linux ``Documentation/userspace-api/seccomp_filter``,
 ``prctl(2)``; libseccomp's rule that the architecture is checked before the number.
 """
 
@@ -10,9 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import signal
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from r3mes.actors.inference.landlock import restrict_files
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -52,6 +58,24 @@ def _prctl(option: int, argument: int, more: object = 0) -> None:
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
+def confine(model: Path) -> None:
+    """Give up everything that writing answers with ``model`` does not need.
+
+    Holds for the calling thread and those that it starts later.
+
+    Raises:
+        OSError: the kernel has no seccomp filters.
+        NotImplementedError: neither x86_64 nor aarch64.
+    """
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # prompts do not belong on a disk
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # it before the daemon
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    restrict_files(model)
+    refuse_network()
+
+
 def die_with_parent() -> None:
     """Be killed when the *thread* that started us ends, also while stopped or stuck.
 
@@ -75,7 +99,6 @@ def refuse_network() -> None:
         raise NotImplementedError(f"no network filter for {platform.machine()}")
     code = _filter(machine)
     program = _Program(len(code) // 8, code)
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program))
 
 

@@ -25,8 +25,7 @@ PRODUCT_CAP = 1_000_000
 """Largest number or length that a multiplication in a template may give."""
 
 PLAIN = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 )
 """For models that come without a template: they were not trained for chat, so any form will do."""
 
@@ -85,13 +84,13 @@ class ChatTemplate:
 
     Args:
         source: Jinja text.
-        special_tokens: names and texts that a template may use, such as ``bos_token``.
+        special_tokens: names and texts for the template, such as ``("bos_token", "<s>")``.
 
     Raises:
         ValueError: it is not a Jinja template.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(self, source: str, special_tokens: Sequence[tuple[str, str]]) -> None:
         environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -110,9 +109,12 @@ class ChatTemplate:
         Raises:
             BadRequest: the template does not accept these messages.
         """
+        plain = [_plain(message) for message in messages]
+        if not plain:
+            raise BadRequest("there are no messages", param="messages")
         try:
             return self._template.render(
-                messages=json.loads(json.dumps(list(messages))),
+                messages=plain,
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
@@ -123,3 +125,26 @@ class ChatTemplate:
                 f"the model's chat template does not accept these messages: {error}",
                 param="messages",
             ) from error
+
+
+def _plain(message: Mapping[str, object]) -> dict[str, object]:
+    """A copy that the template may have, its content as one text.
+
+    Most templates know no parts, and all know text.
+    """
+    copy = json.loads(json.dumps(message))
+    if not isinstance(copy, dict):
+        raise BadRequest("a message is not an object", param="messages")
+    content = copy.get("content")
+    if isinstance(content, list):
+        copy["content"] = "\n".join(map(_part, content))
+    elif not isinstance(content, str | None):
+        raise BadRequest("content is neither text nor a list of parts", param="messages")
+    return copy
+
+
+def _part(part: object) -> str:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+    raise BadRequest("this model takes text only, and a part is of another type", param="messages")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from r3mes.actors.inference.engine import Event, Job
+from r3mes.actors.inference.engine import Engine, Event, Job
 from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.protocol import (
     Cancel,
@@ -33,45 +34,36 @@ from r3mes.actors.inference.protocol import (
     unpack_ids,
 )
 from r3mes.actors.inference.sampling import Sampling
-from r3mes.actors.inference.sandbox import die_with_parent, refuse_network
+from r3mes.actors.inference.sandbox import confine
 from r3mes.errors import EngineError
 
-if TYPE_CHECKING:
-    from r3mes.actors.inference.engine import Engine
+OpenEngine: TypeAlias = Callable[[Load], tuple[Engine, Loaded]]
+"""Loads the model; raises `EngineError`."""
 
 
-def main() -> None:
+def run(open_engine: OpenEngine) -> None:
     """Load one model, then write answers until standard input ends."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not end up between our frames
-    die_with_parent()
-    refuse_network()  # before any thread starts: a filter holds for a thread and its children
-    inbox: SimpleQueue[Command] = SimpleQueue()
-    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
-    load = inbox.get()
+    incoming = _incoming()
+    load = next(incoming)
     if not isinstance(load, Load):
         raise TypeError("the first command must be Load")
-    engine = _load(load, out)
-    if engine is not None:
-        _serve(engine, inbox, out)
+    # Before any other thread starts: what is given up here, threads give up that start later.
+    confine(Path(load.path))
+    inbox: SimpleQueue[Command] = SimpleQueue()
+    threading.Thread(target=_queue, args=(incoming, inbox), daemon=True).start()
+    try:
+        engine, loaded = open_engine(load)
+    except EngineError as error:
+        _say(out, LoadFailed(error.kind.code, error.detail, error.do))
+        return
+    _say(out, loaded)
+    _serve(engine, inbox, out)
 
 
-def _read(inbox: SimpleQueue[Command]) -> None:
-    """Queue commands as they come; when the daemon is gone, so is the worker."""
-    unframer = Unframer()
-    while data := os.read(0, 65536):
-        for body in unframer.feed(data):
-            inbox.put(decode_command(body))
-    os._exit(0)
-
-
-def _say(out: BinaryIO, report: Report) -> None:
-    data = frame(report)
-    while data:
-        data = data[out.write(data) :]
-
-
-def _load(load: Load, out: BinaryIO) -> Engine | None:
+def open_torch(load: Load) -> tuple[Engine, Loaded]:
+    """The engine on torch; imported here, where nothing can be reached any more."""
     import torch
 
     from r3mes.actors.inference.loading import load_model
@@ -80,13 +72,9 @@ def _load(load: Load, out: BinaryIO) -> Engine | None:
     if load.threads:
         torch.set_num_threads(load.threads)
     directory = Path(load.path)
-    try:
-        model = load_model(
-            directory, device=load.device, dtype=load.dtype, max_context=load.max_context
-        )
-    except EngineError as error:
-        _say(out, LoadFailed(error.kind.code, error.detail, error.do))
-        return None
+    model = load_model(
+        directory, device=load.device, dtype=load.dtype, max_context=load.max_context
+    )
     numerics, text = model.numerics, model.text
     loaded = Loaded(
         hash=hash_model(directory),
@@ -103,8 +91,26 @@ def _load(load: Load, out: BinaryIO) -> Engine | None:
         special_tokens=text.special_tokens,
         stop_ids=numerics.stop_ids,
     )
-    _say(out, loaded)
-    return TorchEngine(model, slots=load.slots)
+    return TorchEngine(model, slots=load.slots), loaded
+
+
+def _incoming() -> Iterator[Command]:
+    unframer = Unframer()
+    while data := os.read(0, 65536):
+        yield from map(decode_command, unframer.feed(data))
+
+
+def _queue(incoming: Iterator[Command], inbox: SimpleQueue[Command]) -> None:
+    """Queue commands as they come; when the daemon has gone, so has the worker."""
+    for command in incoming:
+        inbox.put(command)
+    os._exit(0)
+
+
+def _say(out: BinaryIO, report: Report) -> None:
+    data = frame(report)
+    while data:
+        data = data[out.write(data) :]
 
 
 def _serve(engine: Engine, inbox: SimpleQueue[Command], out: BinaryIO) -> None:
@@ -149,4 +155,4 @@ def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
 
 
 if __name__ == "__main__":
-    main()
+    run(open_torch)

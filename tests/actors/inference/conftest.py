@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+
+from r3mes.actors.inference.actor import ModelActor
+from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.settings import ModelSettings
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
@@ -19,12 +28,13 @@ TEMPLATE = (
 CORPUS = ["the quick brown fox jumps over the lazy dog", "a node answers what a node is asked"] * 20
 ENTRIES = 400
 CONTEXT = 640
+TOY_WORKER = Path(__file__).with_name("toy_worker.py")
 
 
 def save_tokenizer(directory: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
+    transformers: Any = importlib.import_module("transformers")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -35,20 +45,67 @@ def save_tokenizer(directory: Path) -> None:
         show_progress=False,
     )
     bpe.train_from_iterator(CORPUS, trainer)
-    PreTrainedTokenizerFast(
+    names = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=False))
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        pad_token="<|pad|>",
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
+        **names,
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     ).save_pretrained(directory)
 
 
+@pytest.fixture(scope="session")
+def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for ``toy_worker.py``: a token for each byte, weights that are never read."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: at for at, token in enumerate(SPECIAL + alphabet)}
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    path = tmp_path_factory.mktemp("toy")
+    bpe.save(str(path / "tokenizer.json"))
+    (path / "chat_template.jinja").write_text(TEMPLATE)
+    (path / "config.json").write_text('{"model_type": "toy"}')
+    (path / "model.safetensors").write_bytes(b"")
+    return path
+
+
+@pytest.fixture
+def toy(toy_dir: Path) -> Callable[..., AbstractAsyncContextManager[InferenceClient]]:
+    """Serves the toy model, with other settings if wanted."""
+
+    def serve_toy(**settings: Any) -> AbstractAsyncContextManager[InferenceClient]:
+        chosen = ModelSettings("toy", str(toy_dir), **settings)
+        return serving(ModelActor(chosen, command=(sys.executable, "-P", str(TOY_WORKER))))
+
+    return serve_toy
+
+
+@pytest.fixture
+def serve() -> Callable[[Path], AbstractAsyncContextManager[InferenceClient]]:
+    """Serves a directory as ``tiny``, by the real worker."""
+    return lambda path: serving(ModelActor(ModelSettings("tiny", str(path))))
+
+
+@asynccontextmanager
+async def serving(actor: ModelActor) -> AsyncIterator[InferenceClient]:
+    """Run an actor until its model is ready or has failed, and while the block runs."""
+    client = InferenceClient([actor])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(actor.run)
+        with trio.fail_after(60):
+            await client.settled()
+        yield client
+        nursery.cancel_scope.cancel()
+
+
 def build(family: str, directory: Path, dtype: str = "float32") -> Path:
     import torch
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")
     common = {"vocab_size": ENTRIES, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = {
         "hidden_size": 48,

@@ -1,0 +1,194 @@
+"""Keeps a worker alive: starts it, loads the model, watches it, starts the next one.
+
+A model that cannot be loaded does not end the node and is not tried in a tight loop: what the
+files say stays so until someone changes them, everything else is tried again, more and more
+slowly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from r3mes.actors.inference.files import check_model, weight_bytes
+from r3mes.actors.inference.process import COMMAND, Worker, open_worker
+from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
+from r3mes.actors.inference.settings import ModelSettings
+from r3mes.actors.inference.source import find_model
+from r3mes.errors import REGISTRY, EngineCrashed, EngineError, WireError
+
+logger = logging.getLogger(__name__)
+
+WATCH_EVERY_S = 0.5
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 60.0
+PROVEN_S = 30.0
+"""A worker that lived so long after loading was a good one: the next starts without a pause."""
+
+
+class Employer(Protocol):
+    """Whom the keeper tells; none of these may block for long."""
+
+    async def loaded(self, loaded: Loaded, pid: int) -> None:
+        """A worker is ready for commands."""
+
+    def heard(self, report: Report) -> None:
+        """It reported; may raise `EngineCrashed` to have it replaced."""
+
+    def lost(self, error: EngineError) -> None:
+        """It has gone, or there never was one."""
+
+
+class Keeper:
+    """Runs one worker after the other for ``employer``.
+
+    Args:
+        settings: which model, and within which limits.
+        command: the worker's program and arguments.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, employer: Employer, command: Sequence[str] = COMMAND
+    ) -> None:
+        self._settings, self._employer, self._command = settings, employer, command
+        self._outbox: trio.MemorySendChannel[Command] | None = None
+        self._heard_at = 0.0
+
+    @property
+    def up(self) -> bool:
+        """Commands reach a worker with a loaded model."""
+        return self._outbox is not None
+
+    def send(self, command: Command) -> None:
+        """Queue a command; lost if the worker is."""
+        if self._outbox is not None:
+            self._outbox.send_nowait(command)
+
+    async def run(self) -> None:
+        """Keep a worker until cancelled."""
+        pause = FIRST_PAUSE_S
+        while True:
+            error = await self._one_worker()
+            proven = self.up and trio.current_time() - self._loaded_at > PROVEN_S
+            self._outbox = None
+            logger.error("model %s: %s", self._settings.name, error)
+            self._employer.lost(error)
+            pause = FIRST_PAUSE_S if proven else pause
+            await trio.sleep(inf if error.kind.code == "model_invalid" else pause)
+            pause = min(pause * 2, LAST_PAUSE_S)
+
+    async def _one_worker(self) -> EngineError:
+        """Run a worker until it fails; returns why."""
+        failures: list[EngineError] = []
+        try:
+            directory = await trio.to_thread.run_sync(self._find, abandon_on_cancel=True)
+            async with open_worker(self._command, os.environ) as worker:
+                await self._employ(worker, directory)
+        except* EngineError as group:
+            failures += _leaves(group)
+        except* OSError as group:
+            failures.append(EngineCrashed(f"no worker could be started: {group.exceptions[0]}"))
+        return failures[0]
+
+    def _find(self) -> Path:
+        directory = find_model(self._settings.source, self._settings.revision)
+        check_model(directory)
+        cap, needed = self._settings.memory_bytes, weight_bytes(directory)
+        if cap is not None and needed > cap:
+            raise EngineError(
+                f"the weights take {needed >> 20} MiB and the worker may take {cap >> 20}",
+                do="raise engine.memory_bytes or choose a smaller model",
+            )
+        return directory
+
+    async def _employ(self, worker: Worker, directory: Path) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_memory, worker)
+            loaded = await self._load(worker, directory)
+            # Never many: a start and a cancel for each slot, and pings.
+            self._outbox, commands = trio.open_memory_channel[Command](inf)
+            self._loaded_at = self._heard_at = trio.current_time()
+            nursery.start_soon(self._pass_on, worker, commands)
+            nursery.start_soon(self._watch_silence)
+            await self._employer.loaded(loaded, worker.pid)
+            while True:
+                report = await worker.receive()
+                self._heard_at = trio.current_time()
+                try:
+                    self._employer.heard(report)
+                except WireError as error:
+                    raise EngineCrashed(error.detail) from None
+
+    async def _load(self, worker: Worker, directory: Path) -> Loaded:
+        settings = self._settings
+        load = Load(
+            path=str(directory),
+            device=settings.device,
+            dtype=settings.dtype,
+            max_context=settings.max_context or 0,
+            slots=settings.slots,
+            threads=settings.threads or 0,
+        )
+        report: Report | None = None
+        with trio.move_on_after(settings.load_timeout):
+            await worker.send(load)
+            report = await worker.receive()
+        match report:
+            case Loaded():
+                return report
+            case LoadFailed():
+                raise _load_error(report)
+            case None:
+                raise EngineCrashed(f"loading took longer than {settings.load_timeout:g} s")
+            case _:
+                raise EngineCrashed(f"the worker said {type(report).__name__} before Loaded")
+
+    async def _pass_on(self, worker: Worker, commands: trio.MemoryReceiveChannel[Command]) -> None:
+        async for command in commands:
+            await worker.send(command)
+
+    async def _watch_silence(self) -> None:
+        """Ask for a sign of life when there is none; end a worker that gives none."""
+        number = 0
+        while True:
+            await trio.sleep(WATCH_EVERY_S)
+            silent = trio.current_time() - self._heard_at
+            if silent > self._settings.silence_timeout:
+                raise EngineCrashed(f"the worker gave no sign of life for {silent:.1f} s")
+            if silent > WATCH_EVERY_S:
+                number += 1
+                self.send(Ping(number))
+
+    async def _watch_memory(self, worker: Worker) -> None:
+        """End a worker over its cap.
+
+        A resource limit would not do: ``RLIMIT_AS`` fails with CUDA, which reserves address space
+        by the terabyte, and a control group needs rights that the node may not have.
+        """
+        cap = self._settings.memory_bytes
+        while cap is not None:
+            await trio.sleep(WATCH_EVERY_S)
+            if (taken := worker.memory_bytes()) > cap:
+                raise EngineCrashed(
+                    f"the worker took {taken >> 20} MiB and may take {cap >> 20}",
+                    do="raise engine.memory_bytes, or choose a smaller model or context",
+                )
+
+
+def _load_error(report: LoadFailed) -> EngineError:
+    kind = REGISTRY.get(report.code, EngineError)
+    known = kind if issubclass(kind, EngineError) else EngineError
+    return known(report.why, do=report.do or None)
+
+
+def _leaves(group: BaseExceptionGroup[EngineError]) -> list[EngineError]:
+    """The errors in a group of groups."""
+    found: list[EngineError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

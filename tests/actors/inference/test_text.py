@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from r3mes.actors.inference import interrupt, text
+from r3mes.actors.inference.detokenise import StopScanner, Writer
+from r3mes.actors.inference.protocol import Loaded
+from r3mes.actors.inference.template import PLAIN, ChatTemplate
+from r3mes.actors.inference.text import Text
+from r3mes.errors import BadRequest, ModelInvalid
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for each byte, by the byte-level alphabet of GPT-2."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable}
+    letters |= {byte: chr(256 + at) for at, byte in enumerate(others)}
+    tokenizer = Tokenizer(models.BPE(vocab={letters[b]: b for b in range(256)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+BYTES = byte_tokenizer()
+
+
+def shown(data: bytes, stops: tuple[str, ...] = (), emitted: int = 0) -> list[str]:
+    writer = Writer(BYTES, stops, tuple(data[:emitted]))
+    pieces = []
+    for byte in data[emitted:]:
+        pieces.append(writer.feed(byte))
+        if writer.stopped:
+            return pieces
+    return [*pieces, writer.finish()]
+
+
+@given(st.text(max_size=40))
+def test_valid_text_comes_whole_and_never_half(value: str) -> None:
+    pieces = shown(value.encode())
+    assert "".join(pieces) == value
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces) or (
+        "\N{REPLACEMENT CHARACTER}" in value
+    )
+
+
+@given(st.binary(max_size=200))
+def test_broken_bytes_neither_stall_nor_lose_what_follows(data: bytes) -> None:
+    pieces = shown(data + b"end")
+    assert "".join(pieces).endswith("end")
+    assert "".join(pieces) == data.decode(errors="replace") + "end"
+
+
+@given(st.text(max_size=30), st.data())
+def test_continued_text_is_the_rest_of_the_same(value: str, data: st.DataObject) -> None:
+    encoded = value.encode()
+    at = data.draw(st.integers(0, len(encoded)))
+    first = "".join(shown(encoded)[:at])
+    assert first + "".join(shown(encoded, emitted=at)) == value
+
+
+@given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
+def test_stop_strings_are_found_wherever_they_are_cut(value: str, stops: list[str]) -> None:
+    scanner, got = StopScanner(stops), ""
+    for letter in value:
+        got += scanner.feed(letter)
+        if scanner.stopped:
+            break
+    else:
+        got += scanner.flush()
+    ends = [value.find(stop) + len(stop) for stop in stops if stop in value]
+    earliest = min(ends, default=None)
+    assert scanner.stopped == (earliest is not None)
+    if earliest is None:
+        assert got == value
+    else:
+        seen = value[:earliest]  # the letter that completed a stop string was the last one read
+        assert got == seen[: min(seen.find(stop) for stop in stops if stop in seen)]
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "expected"),
+    [
+        (PLAIN, HELLO, "user: hi\nassistant:"),
+        ("{{ messages[0].content | tojson }}", [{"content": "<é>"}], '"<é>"'),
+        ("{% generation %}a{% endgeneration %}{{ bos_token }}", HELLO, "a<s>"),
+        ("{% for m in messages %}{% break %}{% endfor %}x", HELLO, "x"),
+        ("  {% if true %}\ny\n  {% endif %}", HELLO, "y\n"),
+        ("{{ strftime_now('%Y')|length }}", HELLO, "4"),
+        (
+            "{{ messages[0].content }}",
+            [{"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+            "a\nb",
+        ),
+    ],
+)
+def test_templates_render_as_in_transformers(
+    source: str, messages: list[dict[str, object]], expected: str
+) -> None:
+    assert ChatTemplate(source, [("bos_token", "<s>")]).render(messages) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ 10 ** 9 ** 9 }}",
+        "{{ undefined.attribute }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_templates_that_go_wrong_refuse_the_request(source: str) -> None:
+    with pytest.raises(BadRequest, match="chat template"):
+        ChatTemplate(source, []).render(HELLO)
+
+
+def loaded(**changes: Any) -> Loaded:
+    fields: dict[str, Any] = {
+        "hash": bytes(32),
+        "architecture": "",
+        "parameters": 0,
+        "dtype": "",
+        "device": "",
+        "context": 100,
+        "vocabulary": 256,
+        "numeric_class": "",
+        "slots": 1,
+        "tokenizer": BYTES.to_str(),
+        "chat_template": "",
+        "special_tokens": (),
+        "stop_ids": (),
+    }
+    return Loaded(**fields | changes)
+
+
+async def test_a_template_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "RENDER_TIMEOUT", 0.3)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    endless = Text(loaded(chat_template=loop))
+    for _ in range(text.THREADS + 1):  # each gets its thread back
+        with pytest.raises(BadRequest, match=r"0\.3 s"):
+            await endless.prompt(HELLO)
+        with trio.fail_after(10):
+            while endless._threads.borrowed_tokens:  # noqa: ASYNC110  a thread tells no event
+                await trio.sleep(0.01)
+
+
+async def test_an_interrupted_thread_is_as_good_as_new() -> None:
+    limiter = trio.CapacityLimiter(1)
+    for _ in range(20):
+        with pytest.raises(trio.TooSlowError):
+            await interrupt.run_interruptibly(_spin, timeout=0.01, limiter=limiter)
+        done = await interrupt.run_interruptibly(lambda: "done", timeout=10, limiter=limiter)
+        assert done == "done"
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("changes", [{"tokenizer": "{"}, {"chat_template": "{% if %}"}])
+def test_text_parts_that_cannot_be_used(changes: dict[str, object]) -> None:
+    with pytest.raises(ModelInvalid):
+        Text(loaded(**changes))
+
+
+async def test_prompts_equal_those_of_transformers(model_dir: Callable[..., Path]) -> None:
+    from transformers import AutoTokenizer
+
+    path = model_dir()
+    theirs = AutoTokenizer.from_pretrained(path)
+    ours = Text(
+        loaded(
+            tokenizer=(path / "tokenizer.json").read_text(),
+            chat_template=(path / "chat_template.jinja").read_text(),
+            special_tokens=tuple(theirs.special_tokens_map.items()),
+            vocabulary=400,
+        )
+    )
+    chat = [*HELLO, {"role": "assistant", "content": "the fox, 你好"}, *HELLO]
+    expected = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert await ours.prompt(chat) == tuple(expected)

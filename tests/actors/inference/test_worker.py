@@ -1,0 +1,173 @@
+"""The real worker with torch, and the daemon around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+
+from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.files import hash_model
+from r3mes.actors.inference.generation import GenerateJob
+from r3mes.actors.inference.source import find_model
+from r3mes.errors import ModelInvalid, ModelMissing, R3mesError
+
+pytestmark = pytest.mark.slow
+
+Serve = Callable[[Path], AbstractAsyncContextManager[InferenceClient]]
+HELLO = [{"role": "user", "content": "what is a node asked"}]
+
+
+async def test_a_real_model_answers_through_its_worker(
+    serve: Serve, model_dir: Callable[..., Path]
+) -> None:
+    path = model_dir("qwen3", "bfloat16")
+    answers = []
+    async with serve(path) as client:
+        (manifest,) = client.manifests()
+        for seed in (1, 1, 2):
+            job = GenerateJob("tiny", HELLO, max_tokens=30, temperature=0.9, seed=seed)
+            async with client.generate(job, deadline_s=20) as generation:
+                text = "".join([chunk.text async for chunk in generation])
+            answers.append((generation.output_ids, text))
+        continued = GenerateJob(
+            "tiny", HELLO, emitted=answers[0][0][:11], max_tokens=19, temperature=0.9, seed=1
+        )
+        async with client.generate(continued, deadline_s=20) as generation:
+            async for _ in generation:
+                pass
+    assert manifest.hash == hash_model(path)
+    assert (manifest.architecture, manifest.dtype) == ("Qwen3ForCausalLM", "bfloat16")
+    assert answers[0] == answers[1] != answers[2]
+    assert answers[0][0][11:] == generation.output_ids
+
+
+async def test_a_model_that_the_worker_refuses_is_a_visible_state(
+    serve: Serve, model_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    for file in model_dir().iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    async with serve(tmp_path) as client:
+        board = client.boards()["tiny"]
+        assert board.state == "failed"
+        assert isinstance(board.error, ModelInvalid)
+        assert client.manifests() == ()
+        with pytest.raises(ModelInvalid, match="cannot be loaded"):
+            async with client.generate(GenerateJob("tiny", HELLO), deadline_s=1):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "why"),
+    [
+        (None, ModelMissing, "no directory"),
+        ({}, ModelMissing, "no config.json"),
+        ({"config.json": "{}"}, ModelInvalid, "model_type"),
+        ({"config.json": '{"model_type": "llama"}', "model.bin": ""}, ModelInvalid, "pickled"),
+        ({"config.json": "[" * 100_000}, ModelInvalid, "cannot be read"),
+    ],
+)
+async def test_files_that_need_no_worker_to_be_refused(
+    serve: Serve, tmp_path: Path, files: dict[str, str] | None, kind: type[R3mesError], why: str
+) -> None:
+    path = tmp_path / "model"
+    if files is not None:
+        path.mkdir()
+    for name, content in (files or {}).items():
+        (path / name).write_text(content)
+    async with serve(path) as client:
+        board = client.boards()["tiny"]
+        assert board.pid is None
+        assert isinstance(board.error, kind)
+        assert why in board.error.detail
+        with pytest.raises(kind, match=why):
+            async with client.generate(GenerateJob("tiny", HELLO), deadline_s=1):
+                pass
+
+
+def python(code: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    code = """
+        from r3mes.actors.inference.source import find_model
+        from r3mes.errors import ModelMissing
+        try:
+            find_model("someone/some-model", "main")
+        except ModelMissing as error:
+            print(error)
+    """
+    # Port 1 of loopback is closed.
+    with python(code, HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path)) as process:
+        out, _ = process.communicate(timeout=60)
+    assert "someone/some-model at main is neither a directory nor could it be fetched" in out
+
+
+def test_a_path_is_never_taken_for_a_hub_id() -> None:
+    for source in ("/none/such", "./none", "~/none/such", "none", "a/b/c"):
+        with pytest.raises(ModelMissing, match="no directory"):
+            find_model(source, "main")
+
+
+def test_the_daemon_imports_neither_torch_nor_transformers() -> None:
+    code = """
+        import sys
+        import r3mes.actors.inference.client
+        print(sorted({"torch", "transformers", "huggingface_hub", "numpy"} & set(sys.modules)))
+    """
+    with python(code) as process:
+        out, _ = process.communicate(timeout=60)
+    assert out == "[]\n"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_the_worker_dies_with_the_daemon(toy_dir: Path, frozen: bool) -> None:
+    toy = Path(__file__).with_name("toy_worker.py")
+    code = f"""
+        import sys, trio
+        from r3mes.actors.inference.actor import ModelActor
+        from r3mes.actors.inference.client import InferenceClient
+        from r3mes.actors.inference.settings import ModelSettings
+
+        async def main():
+            command = (sys.executable, "-P", {str(toy)!r})
+            actor = ModelActor(ModelSettings("toy", {str(toy_dir)!r}), command)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(actor.run)
+                await InferenceClient([actor]).settled()
+                print(actor.board.pid, flush=True)
+                await trio.sleep_forever()
+
+        trio.run(main)
+    """
+    with python(code) as daemon:
+        assert daemon.stdout is not None
+        worker = int(daemon.stdout.readline())
+        if frozen:
+            os.kill(worker, signal.SIGSTOP)
+        daemon.kill()
+        with trio.fail_after(10):
+            while _lives(worker):  # noqa: ASYNC110  not our child: nobody tells us
+                await trio.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
