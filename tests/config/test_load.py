@@ -5,18 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
-from r3mes.config.load import load, served_name
+from r3mes.config.load import Loaded, load, served_name
 from r3mes.config.reference import PAGE, config_page
 from r3mes.errors import ConfigError, InsecureFile
 
+Write: TypeAlias = Callable[..., Loaded]
+
 
 @pytest.fixture
-def write(tmp_path):
-    def write(text, env=None, flags=None):
+def write(tmp_path: Path) -> Write:
+    def write(text: str, env: Any = None, flags: Any = None) -> Loaded:
         file = tmp_path / "config.toml"
         file.write_text(text)
         return load(file=file, env=env or {}, flags=flags or {})
@@ -24,7 +28,7 @@ def write(tmp_path):
     return write
 
 
-def test_later_sources_win_and_origins_are_known(write, tmp_path):
+def test_later_sources_win_and_origins_are_known(write: Write, tmp_path: Path) -> None:
     text = '[api]\nlisten = "127.0.0.1:1"\nmax_body_bytes = 2000\n\n[limits]\nslots = 3\n'
     env = {"R3MES_API__LISTEN": "127.0.0.1:2", "R3MES_LIMITS__SLOTS": "4", "HOME": "/x"}
     loaded = write(text, env, {"api.listen": "127.0.0.1:3", "log.level": None})
@@ -37,7 +41,7 @@ def test_later_sources_win_and_origins_are_known(write, tmp_path):
     assert loaded.origins["log.level"] == "default"
 
 
-def test_defaults_without_a_file(tmp_path):
+def test_defaults_without_a_file(tmp_path: Path) -> None:
     loaded = load(file=tmp_path / "none.toml", env={}, flags={})
     assert loaded.config.api.listen == "127.0.0.1:7331"
     assert loaded.config.models == ()
@@ -45,7 +49,7 @@ def test_defaults_without_a_file(tmp_path):
     assert loaded.config.api.key_file == tmp_path / "api-key"
 
 
-def test_lists_and_paths(write, tmp_path, monkeypatch):
+def test_lists_and_paths(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     loaded = write(
         '[wallet]\npassphrase_file = "sub/secret"\n',
@@ -58,7 +62,7 @@ def test_lists_and_paths(write, tmp_path, monkeypatch):
     assert loaded.config.node.datadir == Path("/data")
 
 
-def test_models(write):
+def test_models(write: Write) -> None:
     loaded = write('[[models]]\nid = "builtin"\n[[models]]\nid = "a/b"\nname = "c"\nprice_prompt=0')
     assert [served_name(model) for model in loaded.config.models] == ["builtin", "c"]
     assert loaded.config.models[1].price_prompt == 0
@@ -95,7 +99,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "told"), WRONG)
-def test_wrong_file(write, text, told):
+def test_wrong_file(write: Write, text: str, told: Sequence[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         write(text)
     message = str(caught.value)
@@ -112,19 +116,19 @@ def test_wrong_file(write, text, told):
         ({"R3MES_MODELS__ID": "x"}, ("models can only be set in the file",)),
     ],
 )
-def test_wrong_environment(write, env, told):
+def test_wrong_environment(write: Write, env: dict[str, str], told: Sequence[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         write("", env)
     assert [part for part in told if part not in str(caught.value)] == []
 
 
-def test_wrong_flag(write):
+def test_wrong_flag(write: Write) -> None:
     with pytest.raises(ConfigError, match=r"--set limits.slotz.*did you mean slots"):
         write("", {}, {"limits.slotz": "1"})
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
-def test_secret_that_others_can_reach(write, tmp_path, mode):
+def test_secret_that_others_can_reach(write: Write, tmp_path: Path, mode: int) -> None:
     secret = tmp_path / "passphrase"
     secret.write_text("correct horse")
     secret.chmod(mode)
@@ -136,7 +140,7 @@ def test_secret_that_others_can_reach(write, tmp_path, mode):
     write('[wallet]\npassphrase_file = "passphrase"')
 
 
-def test_file_that_is_not_text(tmp_path):
+def test_file_that_is_not_text(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
@@ -145,11 +149,11 @@ def test_file_that_is_not_text(tmp_path):
         load(file=tmp_path, env={}, flags={})
 
 
-def test_the_page_is_up_to_date():
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == config_page(), "run python -m r3mes.config.reference"
 
 
-def test_import_is_light():
+def test_import_is_light() -> None:
     code = "import sys, r3mes.config.load; print(*sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -157,7 +161,7 @@ def test_import_is_light():
     assert not {"trio", "pydantic", "torch", "httpx", "fastapi"} & set(out)
 
 
-def test_reading_is_fast(write):
+def test_reading_is_fast(write: Write) -> None:
     write("")
     started = time.process_time()
     write('[api]\nlisten = "127.0.0.1:1"')

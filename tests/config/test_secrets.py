@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from r3mes.config.secrets import read_secret, write_secret
 from r3mes.errors import ConfigError, InsecureFile
 
 
-def test_written_for_the_owner_alone_and_never_over(tmp_path):
+def test_written_for_the_owner_alone_and_never_over(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "key"
     write_secret(path, "r3k_secret")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -22,7 +23,7 @@ def test_written_for_the_owner_alone_and_never_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"x" * 5000, b"\xff\xfe"])
-def test_content_that_is_no_secret(tmp_path, content):
+def test_content_that_is_no_secret(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -30,7 +31,7 @@ def test_content_that_is_no_secret(tmp_path, content):
         read_secret(path)
 
 
-def test_loose_mode_missing_and_directory(tmp_path):
+def test_loose_mode_missing_and_directory(tmp_path: Path) -> None:
     path = tmp_path / "key"
     with pytest.raises(ConfigError, match="No such file"):
         read_secret(path)

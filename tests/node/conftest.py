@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
@@ -182,10 +183,12 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     http.drain()
 
 
-CHAT = {"model": "org/tiny", "messages": [{"role": "user", "content": "Hi"}]}
+Body: TypeAlias = dict[str, Any]
+
+CHAT: Body = {"model": "org/tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.fixture
-def chat() -> dict[str, object]:
+def chat() -> Body:
     """A body that is fine."""
     return dict(CHAT)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import trio
@@ -12,23 +14,28 @@ import trio.testing
 from r3mes.config.secrets import write_secret
 from r3mes.errors import NoPeer
 
+if TYPE_CHECKING:
+    from tests.node.cli.conftest import Cli, Ran
+    from tests.node.conftest import Api
+
+Ask: TypeAlias = "Callable[..., Awaitable[Ran]]"
 pytestmark = pytest.mark.net
 
 
 @pytest.fixture
-def ask(cli, api):
+def ask(cli: Cli, api: Api) -> Ask:
     """Runs a command in a thread, with the address and the key of the server that runs."""
     cli.datadir.mkdir()
     (cli.datadir / "config.toml").write_text(f'[api]\nlisten = "{api.address}"\n')
     write_secret(cli.datadir / "api-key", "r3k_both")
 
-    async def ask(*words, stdin=""):
+    async def ask(*words: str, stdin: str = "") -> Ran:
         return await trio.to_thread.run_sync(partial(cli, *words, stdin=stdin))
 
     return ask
 
 
-async def test_status(ask, api):
+async def test_status(ask: Ask, api: Api) -> None:
     ran = await ask("status")
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
@@ -41,7 +48,7 @@ async def test_status(ask, api):
     assert "not ready: the disk is full" in (await ask("status")).out
 
 
-async def test_json_of_the_read_commands(ask):
+async def test_json_of_the_read_commands(ask: Ask) -> None:
     assert json.loads((await ask("status", "--json")).out)["peer_id"] == "12D3KooWtest"
     assert json.loads((await ask("peers", "--json")).out)[0]["wallet"] == "remes1peer"
     assert [m["id"] for m in json.loads((await ask("models", "--json")).out)] == [
@@ -50,7 +57,7 @@ async def test_json_of_the_read_commands(ask):
     ]
 
 
-async def test_tables(ask):
+async def test_tables(ask: Ask) -> None:
     peers = (await ask("peers")).out.splitlines()
     assert peers[0].split() == ["PEER", "MODELS", "HELLO", "WALLET"]
     assert peers[1].split() == ["12D3KooWpeer", "other", "12ms", "remes1peer"]
@@ -58,7 +65,7 @@ async def test_tables(ask):
     assert models[1].split() == ["org/tiny", "local", "512", "100", "200", "abababababab"]
 
 
-async def test_chat(ask, api):
+async def test_chat(ask: Ask, api: Api) -> None:
     ran = await ask("chat", "Hi")
     assert (ran.code, ran.out) == (0, "Hello, world\n"), ran.err
     assert ran.err.startswith("-- 2 tokens · ttft ")
@@ -68,7 +75,7 @@ async def test_chat(ask, api):
     assert api.gateway.requests[0].model == "org/tiny"
 
 
-async def test_chat_from_a_pipe(ask, api):
+async def test_chat_from_a_pipe(ask: Ask, api: Api) -> None:
     ran = await ask("chat", "--model", "org/tiny", "--max-tokens", "5", stdin="From a pipe\n")
     assert (ran.code, ran.out) == (0, "Hello, world\n"), ran.err
     assert api.gateway.requests[0].messages[0]["content"] == "From a pipe\n"
@@ -76,7 +83,7 @@ async def test_chat_from_a_pipe(ask, api):
     assert (await ask("chat", stdin=" \n")).code == 2
 
 
-async def test_chat_with_an_unknown_model(ask):
+async def test_chat_with_an_unknown_model(ask: Ask) -> None:
     ran = await ask("chat", "--model", "none", "Hi")
     assert ran.code == 66
     assert ran.err == (
@@ -84,7 +91,7 @@ async def test_chat_with_an_unknown_model(ask):
     )
 
 
-async def test_chat_that_breaks_off(ask, api):
+async def test_chat_that_breaks_off(ask: Ask, api: Api) -> None:
     api.gateway.words = ("Hel", NoPeer("nobody is left"))
     ran = await ask("chat", "Hi")
     assert ran.code == 69
@@ -92,7 +99,7 @@ async def test_chat_that_breaks_off(ask, api):
 
 
 @pytest.mark.parametrize("words", [("status",), ("models",), ("chat", "Hi")])
-async def test_nobody_runs(ask, api, words):
+async def test_nobody_runs(ask: Ask, api: Api, words: Sequence[str]) -> None:
     api.server.drain()
     await trio.testing.wait_all_tasks_blocked(0.1)
     ran = await ask(*words)
@@ -101,7 +108,7 @@ async def test_nobody_runs(ask, api, words):
     assert "`r3mes run`" in ran.err
 
 
-async def test_wrong_key(ask, cli):
+async def test_wrong_key(ask: Ask, cli: Cli) -> None:
     (cli.datadir / "api-key").write_text("r3k_wrong\n")
     ran = await ask("status")
     assert ran.code == 77
@@ -110,7 +117,7 @@ async def test_wrong_key(ask, cli):
     assert "r3k_wrong" not in ran.err
 
 
-async def test_key_that_others_can_read(ask, cli):
+async def test_key_that_others_can_read(ask: Ask, cli: Cli) -> None:
     (cli.datadir / "api-key").chmod(0o644)
     ran = await ask("status")
     assert ran.code == 78

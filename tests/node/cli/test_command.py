@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.node.cli.conftest import Cli
 
 HEAVY = {"torch", "transformers", "libp2p", "fastapi", "openai", "httpx", "trio"}
 
 
-def run(*words, **options):
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "r3mes.node", *words],
         capture_output=True, text=True, check=False, timeout=30, **options,
@@ -20,7 +26,7 @@ def run(*words, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["wallet", "list"]])
-def test_light_commands_import_nothing_heavy(tmp_path, words):
+def test_light_commands_import_nothing_heavy(tmp_path: Path, words: Sequence[str]) -> None:
     code = (
         "import sys; sys.argv[0] = 'r3mes'\n"
         "from r3mes.node.__main__ import main\n"
@@ -37,10 +43,10 @@ def test_light_commands_import_nothing_heavy(tmp_path, words):
 
 
 @pytest.mark.slow
-def test_help_is_quick():
+def test_help_is_quick() -> None:
     """0.3 s on an idle machine; processor time, best of three, so that load does not count."""
 
-    def cost():
+    def cost() -> float:
         before = time.process_time(), _children()
         assert run("--help").returncode == 0
         return _children() - before[1]
@@ -56,7 +62,7 @@ def _children() -> float:
 
 
 @pytest.mark.slow
-def test_no_traceback_but_with_debug(tmp_path):
+def test_no_traceback_but_with_debug(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[api]\nlistn = 1\n")
     ran = run("status", "--datadir", str(tmp_path))
     assert ran.returncode == 78
@@ -66,7 +72,7 @@ def test_no_traceback_but_with_debug(tmp_path):
     assert "Traceback" in ran.stderr
 
 
-def test_the_unforeseen(cli, monkeypatch):
+def test_the_unforeseen(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from r3mes.node.cli import session
 
     monkeypatch.setattr(session, "load", lambda **_: 1 / 0)
@@ -77,13 +83,13 @@ def test_the_unforeseen(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["nope"], ["status", "--nope"], ["wallet", "create"]])
-def test_usage(cli, words):
+def test_usage(cli: Cli, words: Sequence[str]) -> None:
     ran = cli(*words)
     assert ran.code == 2
     assert "Usage: r3mes" in ran.err
 
 
-def test_version_and_help(cli):
+def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out.startswith("r3mes 0.1.0 (python 3.")
     text = cli("--help").out
     names = ("init", "run", "chat", "status", "peers", "models", "wallet", "config", "demo")

@@ -6,17 +6,21 @@ import json
 import re
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from r3mes.actors.store import open_store
-from r3mes.node.cli import passphrase, wallet
+from r3mes.node.cli import passphrase
+
+if TYPE_CHECKING:
+    from tests.node.cli.conftest import Cli
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
 
 @pytest.fixture
-def node(cli):
+def node(cli: Cli) -> Cli:
     assert cli("init").code == 0
     return cli
 
@@ -29,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_init_creates_everything_once(cli):
+def test_init_creates_everything_once(cli: Cli) -> None:
     first = cli("init")
     assert first.code == 0, first.err
     assert first.out.count("Created") == 5
@@ -45,14 +49,14 @@ def test_init_creates_everything_once(cli):
     assert files(cli.datadir) == before
 
 
-def test_init_quietly(cli):
+def test_init_quietly(cli: Cli) -> None:
     first = cli("init", "--quiet")
     assert (first.code, first.out) == (0, "")
     assert first.err.count("Created") == 5
     assert cli("init", "--quiet") == type(first)(0, "", "")
 
 
-def test_init_heals_what_is_missing(node):
+def test_init_heals_what_is_missing(node: Cli) -> None:
     before = files(node.datadir)
     (node.datadir / "api-key").unlink()
     again = node("init")
@@ -62,12 +66,12 @@ def test_init_heals_what_is_missing(node):
     assert after == before
 
 
-def test_init_uses_a_generated_passphrase_of_a_start_that_was_cut_short(cli):
+def test_init_uses_a_generated_passphrase_of_a_start_that_was_cut_short(cli: Cli) -> None:
     passphrase.generate(cli.datadir / "wallets" / "default.passphrase")
     assert cli("init").code == 0
 
 
-def test_init_with_a_passphrase_file(cli, tmp_path):
+def test_init_with_a_passphrase_file(cli: Cli, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("correct horse\n")
     secret.chmod(0o644)
@@ -81,7 +85,7 @@ def test_init_with_a_passphrase_file(cli, tmp_path):
     assert not (cli.datadir / "wallets" / "default.passphrase").exists()
 
 
-async def test_init_beside_a_running_node_says_so(node):
+async def test_init_beside_a_running_node_says_so(node: Cli) -> None:
     (node.datadir / "api-key").unlink()
     async with open_store(node.datadir):
         import trio
@@ -91,7 +95,7 @@ async def test_init_beside_a_running_node_says_so(node):
     assert "R3-STORE-006" in ran.err
 
 
-def test_config_show(node):
+def test_config_show(node: Cli) -> None:
     one = node("config", "show", "api.listen")
     assert (one.code, one.out) == (0, "127.0.0.1:7331\n")
     everything = node("config", "show", "--origin").out
@@ -101,13 +105,13 @@ def test_config_show(node):
     assert shown["limits.slots"] == {"value": 1, "origin": "default"}
 
 
-def test_config_show_of_an_unknown_key(node):
+def test_config_show_of_an_unknown_key(node: Cli) -> None:
     ran = node("config", "show", "api.listn")
     assert ran.code == 78
     assert "did you mean listen" in ran.err
 
 
-def test_config_check(node, tmp_path):
+def test_config_check(node: Cli, tmp_path: Path) -> None:
     assert node("config", "check").out.startswith("ok  ")
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("[api]\nlistn = 1\n")
@@ -117,16 +121,16 @@ def test_config_check(node, tmp_path):
     assert node("config", "check", str(tmp_path / "none.toml")).code == 78
 
 
-def test_config_path(node):
+def test_config_path(node: Cli) -> None:
     assert node("config", "path").out == f"{node.datadir}/config.toml\n"
 
 
-def test_environment_reaches_the_configuration(node, monkeypatch):
+def test_environment_reaches_the_configuration(node: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R3MES_API__LISTEN", "127.0.0.1:1")
     assert node("config", "show", "api.listen").out == "127.0.0.1:1\n"
 
 
-def test_wallets(node, tmp_path):
+def test_wallets(node: Cli, tmp_path: Path) -> None:
     secret, words = tmp_path / "secret", tmp_path / "words"
     for file, text in ((secret, "correct horse"), (words, WORDS)):
         file.write_text(text)
@@ -147,18 +151,18 @@ def test_wallets(node, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "x" * 65])
-def test_wallet_names_are_no_paths(node, name):
+def test_wallet_names_are_no_paths(node: Cli, name: str) -> None:
     assert node("wallet", "show", name).code in (2, 66)
     assert node("wallet", "create", name, "--passphrase-file", "/none").code == 2
 
 
-def test_missing_wallet(node):
+def test_missing_wallet(node: Cli) -> None:
     ran = node("wallet", "show", "nobody")
     assert ran.code == 66
     assert ran.err.startswith("error R3-WALLET-004: ")
 
 
-def test_words_of_a_wrong_mnemonic_are_not_repeated(node, tmp_path):
+def test_words_of_a_wrong_mnemonic_are_not_repeated(node: Cli, tmp_path: Path) -> None:
     words, secret = tmp_path / "words", tmp_path / "secret"
     for file, text in ((words, WORDS.replace("art", "zebra")), (secret, "correct horse")):
         file.write_text(text)
@@ -170,21 +174,21 @@ def test_words_of_a_wrong_mnemonic_are_not_repeated(node, tmp_path):
     assert "zebra" not in ran.err
 
 
-def test_backup_needs_a_terminal(node):
+def test_backup_needs_a_terminal(node: Cli) -> None:
     ran = node("wallet", "backup")
     assert (ran.code, ran.out) == (77, "")
     assert "terminal" in ran.err
 
 
-def test_backup_shows_the_words_and_asks_for_some(node, monkeypatch):
+def test_backup_shows_the_words_and_asks_for_some(
+    node: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(passphrase, "is_terminal", lambda: True)
-    asked = []
 
-    def prompt(text, **_options):
-        asked.append(text)
+    def prompt(text: str, **_options: object) -> str:
         return "a b c" if "Type words" in text else ""
 
-    monkeypatch.setattr(wallet.typer, "prompt", prompt)
+    monkeypatch.setattr("typer.prompt", prompt)
     ran = node("wallet", "backup")
     assert ran.code == 65
     assert "not the words" in ran.err
@@ -192,12 +196,12 @@ def test_backup_shows_the_words_and_asks_for_some(node, monkeypatch):
     words = dict(re.findall(r"(\d+)\. ([a-z]+)", ran.err))
     assert sorted(map(int, words)) == list(range(1, 25))
 
-    def prompt_again(text, **_options):
+    def prompt_again(text: str, **_options: object) -> str:
         if "Type words" not in text:
             return ""
         return " ".join(words[number] for number in re.findall(r"\d+", text))
 
-    monkeypatch.setattr(wallet.typer, "prompt", prompt_again)
+    monkeypatch.setattr("typer.prompt", prompt_again)
     ran = node("wallet", "backup")
     assert ran.code == 0, ran.err
     assert ran.out.startswith("Backup recorded 2")
@@ -205,27 +209,27 @@ def test_backup_shows_the_words_and_asks_for_some(node, monkeypatch):
     assert "next: r3mes run" in node("init").out
 
 
-def test_run_without_init(cli):
+def test_run_without_init(cli: Cli) -> None:
     ran = cli("run")
     assert ran.code == 78
     assert "r3mes init" in ran.err
 
 
-def test_run_with_a_wrong_passphrase(node):
+def test_run_with_a_wrong_passphrase(node: Cli) -> None:
     (node.datadir / "wallets" / "default.passphrase").write_text("wrong one\n")
     ran = node("run")
     assert ran.code == 77
     assert ran.err.startswith("error R3-WALLET-002: ")
 
 
-def test_run_without_a_passphrase(node):
+def test_run_without_a_passphrase(node: Cli) -> None:
     (node.datadir / "wallets" / "default.passphrase").unlink()
     ran = node("run")
     assert ran.code == 77
     assert ran.err.startswith("error R3-WALLET-006: ")
 
 
-def test_run_beyond_loopback(node):
+def test_run_beyond_loopback(node: Cli) -> None:
     ran = node("run", "--listen", "0.0.0.0:7331")
     assert ran.code == 78
     assert "flag --listen" in ran.err

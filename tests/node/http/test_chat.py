@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import trio
 
 from r3mes.errors import NoPeer, NotReady
 from r3mes.node.http import chat_answer
 
+if TYPE_CHECKING:
+    from tests.node.conftest import Api, Body
+
 pytestmark = pytest.mark.net
 
 
-async def post(api, body, **headers):
+async def post(api: Api, body: object, **headers: str) -> httpx.Response:
     async with api.client() as client:
         if isinstance(body, bytes):
             headers["content-type"] = "application/json"
@@ -60,7 +65,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("param", "change"), WRONG)
-async def test_wrong_field_is_named(api, chat, param, change):
+async def test_wrong_field_is_named(api: Api, chat: Body, param: str, change: Body) -> None:
     answer = await post(api, {**chat, **change})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
@@ -85,20 +90,20 @@ async def test_wrong_field_is_named(api, chat, param, change):
     ],
     ids=["empty", "cut", "null", "list", "not utf-8", "surrogate", "nan", "deep", "deeper"],
 )
-async def test_malformed_body(api, body):
+async def test_malformed_body(api: Api, body: Any) -> None:
     answer = await post(api, body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] == "invalid_request"
     assert api.gateway.requests == []
 
 
-async def test_not_json_by_its_type(api, chat):
+async def test_not_json_by_its_type(api: Api, chat: Body) -> None:
     async with api.client() as client:
         answer = await client.post("/v1/chat/completions", data={"model": "org/tiny"})
     assert answer.status_code == 400
 
 
-async def test_everything_that_counts_reaches_the_gateway(api, chat):
+async def test_everything_that_counts_reaches_the_gateway(api: Api, chat: Body) -> None:
     await post(
         api,
         {
@@ -122,28 +127,28 @@ async def test_everything_that_counts_reaches_the_gateway(api, chat):
     assert (request.seed, request.stop) == (0, ("END",))
 
 
-async def test_defaults(api, chat):
+async def test_defaults(api: Api, chat: Body) -> None:
     await post(api, {**chat, "stop": None, "temperature": None, "n": 1, "tools": []})
     (request,) = api.gateway.requests
     assert (request.max_tokens, request.temperature, request.top_p) == (None, 1.0, 1.0)
     assert (request.seed, request.stop) == (None, ())
 
 
-async def test_unknown_fields_are_listed(api, chat):
+async def test_unknown_fields_are_listed(api: Api, chat: Body) -> None:
     answer = await post(api, {**chat, "user": "al", "bré\r\nX-Evil: 1": 1})
     assert answer.status_code == 200
     assert answer.headers["x-r3mes-ignored"] == "?,user"
     assert "x-evil" not in answer.headers
 
 
-async def test_headers_tell_who_answers(api, chat):
+async def test_headers_tell_who_answers(api: Api, chat: Body) -> None:
     for body in (chat, {**chat, "stream": True}):
         answer = await post(api, body)
         assert answer.headers["x-r3mes-route"] == "peer"
         assert answer.headers["x-r3mes-peer"] == "12D3KooWtest"
 
 
-async def test_stream_on_the_wire(api, chat):
+async def test_stream_on_the_wire(api: Api, chat: Body) -> None:
     answer = await post(api, {**chat, "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = answer.text.split("\n\n")
@@ -160,7 +165,9 @@ async def test_stream_on_the_wire(api, chat):
     assert "usage" not in chunks[-1]
 
 
-async def test_silence_before_the_first_token_is_filled(api, chat, monkeypatch):
+async def test_silence_before_the_first_token_is_filled(
+    api: Api, chat: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat_answer, "KEEP_ALIVE_S", 0.05)
     api.gateway.wait = 0.3
     answer = await post(api, {**chat, "stream": True})
@@ -169,7 +176,9 @@ async def test_silence_before_the_first_token_is_filled(api, chat, monkeypatch):
     assert "[DONE]" in after
 
 
-async def test_a_long_wait_for_a_slot_keeps_the_stream_alive(api, chat, monkeypatch):
+async def test_a_long_wait_for_a_slot_keeps_the_stream_alive(
+    api: Api, chat: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat_answer, "KEEP_ALIVE_S", 0.05)
     api.gateway.wait_to_open = 0.3
     api.gateway.refuse = NoPeer("2 peers serve it, none answered")
@@ -180,7 +189,7 @@ async def test_a_long_wait_for_a_slot_keeps_the_stream_alive(api, chat, monkeypa
     assert error["code"] == "no_peer"
 
 
-async def test_early_refusal_has_a_status(api, chat):
+async def test_early_refusal_has_a_status(api: Api, chat: Body) -> None:
     api.gateway.refuse = NotReady("it drains", retry_after_s=1.5)
     for body in (chat, {**chat, "stream": True}):
         answer = await post(api, body)
@@ -191,7 +200,9 @@ async def test_early_refusal_has_a_status(api, chat):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_unforeseen_has_an_incident_id(api, chat, stream, caplog):
+async def test_the_unforeseen_has_an_incident_id(
+    api: Api, chat: Body, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     api.gateway.words = ("Hel", ZeroDivisionError("secret detail"))
     with caplog.at_level(logging.ERROR):
         answer = await post(api, {**chat, "stream": stream})
@@ -207,14 +218,14 @@ async def test_the_unforeseen_has_an_incident_id(api, chat, stream, caplog):
         assert answer.status_code == 500
 
 
-async def test_unknown_path_and_method(api):
+async def test_unknown_path_and_method(api: Api) -> None:
     async with api.client() as client:
         for answer in (await client.get("/v2/models"), await client.delete("/v1/models")):
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "not_found"
 
 
-async def test_readiness(api):
+async def test_readiness(api: Api) -> None:
     async with api.client(key=None) as client:
         assert (await client.get("/readyz")).json() == {"ready": True, "reasons": []}
         api.state.reasons = ["the model is being loaded"]
@@ -226,15 +237,15 @@ async def test_readiness(api):
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_many_at_once(api, chat):
+async def test_many_at_once(api: Api, chat: Body) -> None:
     api.gateway.wait = 0.05
     statuses = []
 
-    async def one():
+    async def one() -> None:
         statuses.append((await post(api, {**chat, "stream": True})).text.count("[DONE]"))
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            for _ in range(30):
+            for _ in range(10):
                 nursery.start_soon(one)
-    assert statuses == [1] * 30
+    assert statuses == [1] * 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
@@ -10,30 +12,33 @@ import trio
 
 from r3mes.errors import Overloaded, PeerDisconnected
 
+if TYPE_CHECKING:
+    from tests.node.conftest import Api
+
 pytestmark = [
     pytest.mark.net,
     # The async SDK leaves the generators behind a finished stream to the garbage collector.
     pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
 ]
-MESSAGES = [{"role": "user", "content": "Hi"}]
+MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture(autouse=True)
-def _collect_here():
+def _collect_here() -> Iterator[None]:
     yield
     gc.collect()
 
 
-def sdk(api, key="r3k_both"):
+def sdk(api: Api, key: str = "r3k_both") -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key, timeout=10)
 
 
-def ask(api, **extra):
+def ask(api: Api, **extra: Any) -> Any:
     with openai.OpenAI(base_url=f"{api.url}/v1", api_key="r3k_both", timeout=10) as client:
         return client.chat.completions.create(model="org/tiny", messages=MESSAGES, **extra)
 
 
-async def test_whole_answer_sync(api):
+async def test_whole_answer_sync(api: Api) -> None:
     answer = await trio.to_thread.run_sync(ask, api)
     assert answer.choices[0].message.content == "Hello, world"
     assert answer.choices[0].finish_reason == "stop"
@@ -47,8 +52,8 @@ async def test_whole_answer_sync(api):
     }
 
 
-async def test_stream_sync(api):
-    def stream():
+async def test_stream_sync(api: Api) -> None:
+    def stream() -> Any:
         with openai.OpenAI(base_url=f"{api.url}/v1", api_key="r3k_both") as client:
             return list(
                 client.chat.completions.create(model="org/tiny", messages=MESSAGES, stream=True)
@@ -61,12 +66,12 @@ async def test_stream_sync(api):
     assert chunks[-1].r3mes["receipt_id"] == "cd" * 32
 
 
-async def test_stream_async_with_usage(api):
+async def test_stream_async_with_usage(api: Api) -> None:
     async with sdk(api) as client:
         stream = await client.chat.completions.create(
             model="org/tiny", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
-        chunks = [chunk async for chunk in stream]
+        chunks: list[Any] = [chunk async for chunk in stream]
     assert chunks[-1].choices == []
     assert chunks[-1].usage.prompt_tokens == 3
     assert chunks[-1].r3mes["cost_uremes"] == 7
@@ -74,33 +79,33 @@ async def test_stream_async_with_usage(api):
     assert len({chunk.created for chunk in chunks}) == 1
 
 
-async def test_models(api):
+async def test_models(api: Api) -> None:
     async with sdk(api) as client:
         assert [model.id async for model in client.models.list()] == ["org/tiny", "other"]
-        one = await client.models.retrieve("org/tiny")
+        one: Any = await client.models.retrieve("org/tiny")
         assert one.owned_by == "local"
         assert one.r3mes["context"] == 512
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("none/such")
 
 
-async def test_wrong_key(api):
+async def test_wrong_key(api: Api) -> None:
     async with sdk(api, "r3k_wrong") as client:
         with pytest.raises(openai.AuthenticationError) as caught:
             await client.models.list()
     assert caught.value.code == "invalid_api_key"
-    assert caught.value.request_id.startswith("req_")
+    assert str(caught.value.request_id).startswith("req_")
 
 
-async def test_unknown_model(api):
+async def test_unknown_model(api: Api) -> None:
     async with sdk(api) as client:
         with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(model="none", messages=MESSAGES, stream=True)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-async def test_too_long_a_prompt(api):
-    long = [{"role": "user", "content": "x" * 6000}]
+async def test_too_long_a_prompt(api: Api) -> None:
+    long: Any = [{"role": "user", "content": "x" * 6000}]
     async with sdk(api) as client:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(model="org/tiny", messages=long)
@@ -109,7 +114,7 @@ async def test_too_long_a_prompt(api):
     assert "512" in caught.value.message
 
 
-async def test_overload_is_retried_then_told(api):
+async def test_overload_is_retried_then_told(api: Api) -> None:
     api.gateway.refuse = Overloaded("4 run, 16 wait", retry_after_s=0.01)
     async with sdk(api) as client:
         with pytest.raises(openai.InternalServerError) as caught:
@@ -119,7 +124,7 @@ async def test_overload_is_retried_then_told(api):
     assert len(api.gateway.requests) == 3
 
 
-async def test_error_in_the_middle_of_a_stream(api):
+async def test_error_in_the_middle_of_a_stream(api: Api) -> None:
     api.gateway.words = ("Hel", PeerDisconnected("peer 12D3 left after 1 token"))
     async with sdk(api) as client:
         stream = await client.chat.completions.create(
@@ -133,14 +138,14 @@ async def test_error_in_the_middle_of_a_stream(api):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_going_away_cancels_the_answer(api, stream):
+async def test_going_away_cancels_the_answer(api: Api, stream: bool) -> None:
     api.gateway.hold = trio.Event()
     async with sdk(api) as client:
         with trio.move_on_after(5):
             async with trio.open_nursery() as nursery:
 
-                async def listen():
-                    answer = await client.chat.completions.create(
+                async def listen() -> None:
+                    answer: Any = await client.chat.completions.create(
                         model="org/tiny", messages=MESSAGES, stream=stream
                     )
                     async for _ in answer:

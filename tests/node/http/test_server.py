@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -11,35 +12,38 @@ import trio
 from r3mes.errors import ConfigError, PortInUse
 from r3mes.node.http.server import HttpServer
 
+if TYPE_CHECKING:
+    from tests.node.conftest import Api, Body
+
 pytestmark = pytest.mark.net
 
 
-async def nothing(scope, receive, send):
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nobody should call this")
 
 
-def test_port_in_use_says_so():
+def test_port_in_use_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.RaisesGroup(PortInUse, allow_unwrapped=True) as caught:
             trio.run(HttpServer(nothing, listen=listen).run)
-    error = caught.value
+    error: Any = caught.value
     error = error if isinstance(error, PortInUse) else error.exceptions[0]
     assert listen in error.detail
     assert "api.listen" in error.do
 
 
 @pytest.mark.parametrize("listen", ["203.0.113.7:1", "127.0.0.1:99999", "no.such.host.invalid:1"])
-def test_address_that_is_not_ours(listen):
+def test_address_that_is_not_ours(listen: str) -> None:
     with pytest.RaisesGroup(ConfigError, allow_unwrapped=True):
         trio.run(HttpServer(nothing, listen=listen).run)
 
 
-async def test_drain_lets_streams_end_whole(api, chat):
+async def test_drain_lets_streams_end_whole(api: Api, chat: Body) -> None:
     api.gateway.hold = trio.Event()
     texts = []
 
-    async def listen():
+    async def listen() -> None:
         async with api.client() as client:
             answer = await client.post("/v1/chat/completions", json={**chat, "stream": True})
             texts.append(answer.text)
@@ -55,18 +59,20 @@ async def test_drain_lets_streams_end_whole(api, chat):
     assert texts[0].endswith("data: [DONE]\n\n")
 
 
-async def test_drain_ends_when_time_is_up(api, chat, monkeypatch, nursery):
+async def test_drain_ends_when_time_is_up(
+    api: Api, chat: Body, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
     api.gateway.hold = trio.Event()
     server = HttpServer(api.server._app, listen="127.0.0.1:0", drain_seconds=0.2)
     stopped = trio.Event()
 
-    async def run(task_status):
+    async def run(task_status: trio.TaskStatus[str]) -> None:
         await server.run(task_status=task_status)
         stopped.set()
 
     address = await nursery.start(run)
 
-    async def listen():
+    async def listen() -> None:
         async with api.client() as client:
             with pytest.raises(httpx.HTTPError):
                 await client.post(
@@ -82,7 +88,7 @@ async def test_drain_ends_when_time_is_up(api, chat, monkeypatch, nursery):
     await api.gateway.cancelled.wait()
 
 
-async def test_idle_connections_do_not_hold_up_the_end(api, nursery):
+async def test_idle_connections_do_not_hold_up_the_end(api: Api, nursery: trio.Nursery) -> None:
     host, port = api.address.split(":")
     silent = [await trio.open_tcp_stream(host, int(port)) for _ in range(20)]
     with trio.fail_after(2):
@@ -92,7 +98,7 @@ async def test_idle_connections_do_not_hold_up_the_end(api, nursery):
             await stream.aclose()
 
 
-async def test_starts_again_after_a_crash(api):
+async def test_starts_again_after_a_crash(api: Api) -> None:
     server = HttpServer(nothing, listen="127.0.0.1:0")
     for _ in range(2):
         async with trio.open_nursery() as nursery:
@@ -101,7 +107,7 @@ async def test_starts_again_after_a_crash(api):
             nursery.cancel_scope.cancel()
 
 
-async def refused(api):
+async def refused(api: Api) -> None:
     """Wait until the port takes no connection any more."""
     host, port = api.address.split(":")
     while True:
