@@ -1,0 +1,132 @@
+"""What applications do, with the real `openai` SDK, at a node that has to ask another one."""
+
+from typing import Any
+
+import openai
+import pytest
+import trio
+
+from benchmarks.daemons import Daemon, wait
+
+QUESTION: Any = [{"role": "user", "content": "What is a receipt?"}]
+pytestmark = pytest.mark.slow
+
+
+def test_a_whole_answer(gateway: Daemon, server: Daemon) -> None:
+    done = gateway.openai().chat.completions.create(
+        model="builtin", messages=QUESTION, temperature=0
+    )
+    assert "receipt" in done.choices[0].message.content.lower()
+    assert done.choices[0].finish_reason == "stop"
+    assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
+    more = done.model_extra["r3mes"]
+    assert (more["route"], more["peer_id"]) == ("peer", server.running.peer_id)
+    assert more["cost_uremes"] > 0
+
+
+def test_a_streamed_answer_is_the_same_text(gateway: Daemon) -> None:
+    client = gateway.openai()
+    whole = client.chat.completions.create(model="builtin", messages=QUESTION, temperature=0)
+    chunks = list(
+        client.chat.completions.create(
+            model="builtin",
+            messages=QUESTION,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+
+
+def test_a_seed_makes_the_answer_repeatable(gateway: Daemon) -> None:
+    def ask(seed: int) -> str:
+        done = gateway.openai().chat.completions.create(
+            model="endless", messages=QUESTION, temperature=1.5, seed=seed, max_tokens=24
+        )
+        assert done.choices[0].finish_reason == "length"
+        assert done.usage.completion_tokens == 24
+        return done.choices[0].message.content
+
+    assert ask(5) == ask(5) != ask(6)
+
+
+async def test_the_async_client_on_trio(gateway: Daemon) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
+        whole = await client.chat.completions.create(
+            model="builtin", messages=QUESTION, temperature=0
+        )
+        stream = await client.chat.completions.create(
+            model="builtin", messages=QUESTION, temperature=0, stream=True
+        )
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert text == whole.choices[0].message.content
+
+
+def test_models_are_listed_with_who_serves_them(gateway: Daemon, server: Daemon) -> None:
+    listed = {model.id: model for model in gateway.openai().models.list()}
+    assert set(listed) == {"builtin", "endless"}
+    assert listed["builtin"].owned_by == server.running.peer_id
+    assert gateway.openai().models.retrieve("builtin").id == "builtin"
+
+
+def test_a_wrong_key(gateway: Daemon) -> None:
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="r3k_nonsense")
+    with pytest.raises(openai.AuthenticationError) as refused:
+        client.models.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_an_unknown_model(gateway: Daemon) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        gateway.openai().chat.completions.create(model="gpt-9", messages=QUESTION)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("more", [{}, {"max_tokens": 900}, {"max_tokens": 5000}])
+def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(
+    gateway: Daemon, more: dict[str, int]
+) -> None:
+    words = 3000 if not more else 300
+    long = [{"role": "user", "content": "node " * words}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        gateway.openai().chat.completions.create(model="builtin", messages=long, **more)
+    assert refused.value.code == "context_length_exceeded"
+    assert "1024" in refused.value.message
+
+
+def test_hanging_up_frees_the_slot_of_the_other_node(gateway: Daemon, server: Daemon) -> None:
+    stream = gateway.openai().chat.completions.create(
+        model="endless", messages=QUESTION, stream=True
+    )
+    next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    stream.close()
+
+    def idle() -> bool | None:
+        return server.get("/node/status").json()["load"]["running"] == 0 or None
+
+    wait(idle, "an idle server")
+    again = gateway.openai().chat.completions.create(
+        model="endless", messages=QUESTION, max_tokens=4
+    )
+    assert again.usage.completion_tokens == 4
+
+
+async def test_several_at_once_are_all_answered(gateway: Daemon) -> None:
+    answers = []
+
+    async def ask(client: openai.AsyncOpenAI) -> None:
+        done = await client.chat.completions.create(
+            model="builtin", messages=QUESTION, temperature=0
+        )
+        answers.append(done.choices[0].message.content)
+
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask, client)
+    assert len(answers) == 6
+    assert len(set(answers)) == 1
