@@ -109,10 +109,7 @@ def _expects(annotation: Any, meta: Meta) -> str:
 
 
 def _range(meta: Meta) -> str:
-    if meta.ge is None and meta.gt is None:
-        return ""
-    low = f" over {meta.gt:g}" if meta.gt is not None else f" from {meta.ge}"
-    return low + (f", to {meta.le}" if meta.gt is not None else f" to {meta.le}")
+    return "" if meta.ge is None else f" from {meta.ge} to {meta.le}"
 
 
 def _path(kind: type, value: object) -> object:

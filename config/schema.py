@@ -151,9 +151,6 @@ class Limits(Layer, frozen=True):
     queue: Annotated[
         int, key("Requests that may wait for a slot, per model; more are refused.", ge=0, le=65536)
     ] = 16
-    answer_seconds: Annotated[
-        float, key("Longest time for one answer, waiting included.", gt=0, le=86400)
-    ] = 600.0
     drain_seconds: Annotated[
         float, key("How long answers in flight may go on when the node is stopped.", ge=0, le=3600)
     ] = 60.0

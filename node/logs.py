@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from r3mes.config.schema import Log
+from r3mes.errors import R3mesError
 
 API_KEY = re.compile(r"r3k_\w{8}_\w{8,}")
 
@@ -25,7 +26,11 @@ class TextLines(logging.Formatter):
         return masked("\n".join([text, *self._trace(record)]))
 
     def _trace(self, record: logging.LogRecord) -> list[str]:
-        return [self.formatException(record.exc_info)] if record.exc_info else []
+        """The traceback; of an error that we raise on purpose what it says, which is enough."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, R3mesError) and type(error) is not R3mesError:
+            return [str(error)]
+        return [self.formatException(record.exc_info)] if record.exc_info and error else []
 
 
 class JsonLines(TextLines):
