@@ -29,7 +29,7 @@ from r3mes.errors import PeerDisconnected, PeerUnreachable, R3mesError
 from r3mes.p2p.host import Host, HostLimits, open_host, opening
 from r3mes.p2p.host.host import Host as BareHost
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.repairs import layer, new_streams, receive_window
+from r3mes.p2p.repairs import layer, new_streams, receive_window, window_waits
 from r3mes.p2p.streams import FrameStream
 
 pytestmark = pytest.mark.net
@@ -358,3 +358,39 @@ async def test_libp2p_dials_nobody_by_itself(pair: tuple[Host, Host]) -> None:
     await a.disconnect(b.peer_id)
     await a._swarm.auto_connector.maybe_connect()
     assert dialled == []
+
+
+async def write_to_a_pausing_reader(pair: tuple[Host, Host], pause_s: float) -> int:
+    """Bytes that arrive when the reader pauses with the window full."""
+    a, b = pair
+    arrived = 0
+    read_all = trio.Event()
+
+    async def pausing(stream: FrameStream) -> None:
+        nonlocal arrived
+        await trio.sleep(pause_s)
+        while (frame := await stream.receive()) is not None:
+            arrived += len(frame)
+        read_all.set()
+
+    b.serve(SINK, pausing)
+    stream = await a.open_stream(b.peer_id, SINK)
+    for _ in range(40):
+        await stream.send(b"x" * 100_000)
+    await stream.finish()
+    await read_all.wait()
+    return arrived
+
+
+async def test_p10_a_writer_waits_for_a_reader_that_pauses(pair: tuple[Host, Host]) -> None:
+    assert window_waits.WAIT_S > 30
+    with trio.fail_after(20):
+        assert await write_to_a_pausing_reader(pair, 1.0) == 4_000_000
+
+
+async def test_p10_but_not_for_ever(
+    pair: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_waits, "WAIT_S", 0.3)
+    with trio.fail_after(20), pytest.raises(PeerDisconnected):
+        await write_to_a_pausing_reader(pair, 60)
