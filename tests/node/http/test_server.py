@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from r3mes.errors import ConfigError, PortInUse
+from r3mes.node.http import server
 from r3mes.node.http.server import HttpServer
 
 if TYPE_CHECKING:
@@ -116,3 +117,23 @@ async def refused(api: Api) -> None:
         except OSError:
             return
         await stream.aclose()
+
+
+async def test_who_never_reads_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """Hypercorn shields its sends: without a limit in the kernel such a caller stays for ever."""
+    monkeypatch.setattr(server, "STALLED_SECONDS", 1)
+    api.gateway.words = ["x" * 65536] * 1000
+    http = HttpServer(api.server._app, listen="127.0.0.1:0", drain_seconds=0.1)
+    host, port = (await nursery.start(http.run)).split(":")
+    body = b'{"model": "org/tiny", "stream": true, "messages": [{"role": "user", "content": "x"}]}'
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer r3k_both\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    stream = await trio.open_tcp_stream(host, int(port))
+    async with stream:
+        await stream.send_all(head.encode() + body)
+        with trio.fail_after(10):
+            await api.gateway.cancelled.wait()
