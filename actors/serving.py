@@ -21,9 +21,13 @@ from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, sign_result, verify_countersignature
 from r3mes.chain.keys.signing import Signer
-from r3mes.errors import ModelNotFound, PriceExceeded
+from r3mes.errors import AlreadyAnswered, ModelNotFound, PriceExceeded
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import Hello, ModelOffer, Request, ServerCall
+from r3mes.p2p.wire import pack
+
+DROP_S = 2.0
+"""How long the store may take to forget a job that failed."""
 
 
 class Chunk(Protocol):
@@ -109,21 +113,29 @@ class Serving:
     async def answer(self, request: Request, call: ServerCall) -> None:
         """Serve one request; what it raises is told to the peer."""
         with self._doorway.enter():
-            accepted = self._verify(request, call.peer)
-            header = accepted.request.header
-            await self._ledger.open_job(header.sub, header.idem, accepted.request.hash)
+            verified = self._verifier.verify(request.envelope, request.delegation)
             try:
-                await self._write(accepted, call)
+                await self._take(verified, call)
             except BaseException:
-                self._verifier.settle(header, 0)
-                with trio.move_on_after(2, shield=True):  # also when the peer has gone
-                    await self._ledger.drop_job(header.sub, header.idem)
+                self._verifier.settle(verified.header, 0)
                 raise
 
-    def _verify(self, request: Request, peer: PeerId) -> _Accepted:
-        verified = self._verifier.verify(request.envelope, request.delegation)
+    async def _take(self, verified: VerifiedRequest, call: ServerCall) -> None:
+        """Do the job, unless it was taken before."""
+        header = verified.header
         job = InferJob.decode(verified.body)
-        return _Accepted(verified, peer, self._offer(verified.header.model), job)
+        accepted = _Accepted(verified, call.peer, self._offer(header.model), job)
+        try:
+            await self._ledger.open_job(header.sub, header.idem, verified.hash)
+        except AlreadyAnswered as error:
+            call.refusal_receipt = _bytes_of(error.receipt)
+            raise
+        try:
+            await self._write(accepted, call)
+        except BaseException:
+            with trio.move_on_after(DROP_S, shield=True):  # also when the peer has gone
+                await self._ledger.drop_job(header.sub, header.idem)
+            raise
 
     def _offer(self, model: ModelHash) -> ModelOffer:
         for offer in self._hello().models:
@@ -186,7 +198,7 @@ class Serving:
         countersignature = await call.done(signed.result, signed.signature)
         if countersignature is not None:
             verify_countersignature(
-                signed.result, signed.signature, countersignature, sub=header.sub
+                signed.result, signed.signature, countersignature, sub=header.sub, pub=header.pub
             )
             await self._ledger.countersigned(accepted.request.hash, countersignature)
 
@@ -203,6 +215,13 @@ class Serving:
             status=generation.finish_reason,
             server=self._wallet.address,
         )
+
+
+def _bytes_of(receipt: object) -> bytes:
+    """A receipt as it goes along with a refusal: result, signature, countersignature."""
+    if not isinstance(receipt, Receipt):
+        return b""  # the job is still being worked on
+    return pack((receipt.result, receipt.signature, receipt.countersignature or b""))
 
 
 async def _stop_when_cancelled(generation: Generation, call: ServerCall) -> None:

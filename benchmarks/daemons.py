@@ -35,7 +35,7 @@ class Daemon:
         self.command("init", check=True)
 
     def configure(self, **config: object) -> None:
-        document = {
+        document: dict[str, Any] = {
             "api": {"listen": "127.0.0.1:0"},
             "p2p": {"listen": ["127.0.0.1:0"], "lan_discovery": False},
         }

@@ -11,9 +11,9 @@ import trio
 from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import ChatRequest, Gateway
-from r3mes.actors.ledger import Ledger
+from r3mes.actors.ledger import Ledger, Receipt
 from r3mes.actors.requests.binding import bind
-from r3mes.actors.requests.envelope import RequestVerifier
+from r3mes.actors.requests.envelope import RequestVerifier, sign_request
 from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.receipt import verify_countersignature, verify_result
 from r3mes.actors.requests.replay import ReplayGuard
@@ -21,6 +21,7 @@ from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store, open_store
 from r3mes.chain.keys.wallet import Wallet
 from r3mes.errors import (
+    AlreadyAnswered,
     ContextLengthExceeded,
     EngineCrashed,
     EnvelopeRefused,
@@ -35,8 +36,9 @@ from r3mes.errors import (
 )
 from r3mes.ids import Address, ModelHash, PeerId
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.protocols.infer import Hello, ModelOffer, serve_infer
+from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
+from r3mes.p2p.wire import unpack
 
 CHAIN = "r3mes-test-1"
 OFFER = ModelOffer("tiny", ModelHash(b"m" * 32), 64, 1_000_000, 2_000_000)
@@ -92,7 +94,8 @@ class Server:
 
     def __init__(self, store: Store, now_ms: Callable[[], int]) -> None:
         self.key, self.wallet, self.engine = NodeKey(b"s" * 32), Wallet.create(), ScriptedEngine()
-        self.peer, self.epoch, self.offers = self.key.peer_id, b"epoch-01", (OFFER,)
+        self.peer, self.epoch = self.key.peer_id, b"epoch-01"
+        self.offers: tuple[ModelOffer, ...] = (OFFER,)
         self.ledger = Ledger(store, now_ms=now_ms)
         self.doorway = Doorway("requests of peers")
         self.serving = Serving(
@@ -214,7 +217,7 @@ async def test_an_answer_is_written_signed_and_receipted_on_both_sides(world: Wo
     )
 
 
-async def countersigned(world: World):
+async def countersigned(world: World) -> Receipt:
     while True:
         for receipt in await world.bob.ledger.receipts():
             if receipt.countersignature is not None:
@@ -351,3 +354,44 @@ async def test_a_node_that_stops_takes_nothing_new(world: World) -> None:
     with pytest.raises(NotReady):
         async with world.gateway.complete(request()):
             pass
+
+
+async def test_the_same_job_again_is_refused_with_its_receipt(world: World) -> None:
+    job = InferJob(b"[]").encode()
+
+    async def ask() -> bytes:
+        signed = sign_request(
+            world.wallet,
+            chain=CHAIN,
+            audience=world.bob.peer,
+            epoch=world.bob.epoch,
+            model=OFFER.hash,
+            body=job,
+            max_tokens=9,
+            max_price=10**6,
+            now_ms=world.now,
+            idem=b"the same job 016",
+        )
+        async with world.net.connect(world.bob.peer) as stream, ClientCall(stream) as call:
+            await call.hello()
+            try:
+                await call.request(signed.wire)
+                await call.done()
+            except AlreadyAnswered:
+                return call.refusal_receipt
+        return b""
+
+    assert await ask() == b""
+    (kept,) = await world.bob.ledger.receipts()
+    assert unpack(await ask()) == (kept.result, kept.signature, b"")
+    assert len(world.bob.engine.jobs) == 1
+
+
+async def test_a_receipt_with_a_bad_countersignature_stays_without_it(world: World) -> None:
+    async with world.gateway.complete(request()) as answer:
+        real = answer.call.receipt
+        answer.call.receipt = lambda countersignature: real(b"\x93\xa1x\xa1y\xa1z")  # type: ignore[method-assign]
+        assert [delta async for delta in answer]
+    (kept,) = await world.bob.ledger.receipts()
+    assert kept.countersignature is None
+    assert kept.status == "stop"

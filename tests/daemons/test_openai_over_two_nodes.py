@@ -49,11 +49,13 @@ def test_a_seed_makes_the_answer_repeatable(gateway: Daemon) -> None:
         )
         assert done.choices[0].finish_reason == "length"
         assert done.usage.completion_tokens == 24
-        return done.choices[0].message.content
+        return str(done.choices[0].message.content)
 
     assert ask(5) == ask(5) != ask(6)
 
 
+# The SDK leaves its generators behind the last event unfinished; trio says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_the_async_client_on_trio(gateway: Daemon) -> None:
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
         whole = await client.chat.completions.create(
