@@ -70,6 +70,32 @@ def multiaddr(host: str, port: int) -> str:
     return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}"
 
 
+def reachable(transport: str) -> list[str]:
+    """``transport`` itself, or every address of this machine for ``0.0.0.0`` and ``::``."""
+    _, kind, host, _, port = transport.split("/")
+    if not kind.startswith("ip") or not ipaddress.ip_address(host).is_unspecified:
+        return [transport]
+    return [f"/{kind}/{ip}/tcp/{port}" for ip in _own_ips(kind)]
+
+
+def is_loopback(transport: str) -> bool:
+    """Whether only this machine can use ``/ip4|ip6/HOST/tcp/PORT``."""
+    return ipaddress.ip_address(transport.split("/")[2]).is_loopback
+
+
+def _own_ips(kind: str) -> list[str]:
+    """This machine's addresses, public ones first, loopback last."""
+    import ifaddr
+
+    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    if kind == "ip4":
+        found = [ipaddress.ip_address(str(ip.ip)) for ip in ips if ip.is_IPv4]
+    else:  # link-local ones need a scope, which an address on the wire has not
+        found = [ipaddress.ip_address(ip.ip[0]) for ip in ips if not ip.is_IPv4]
+    usable = [ip for ip in found if not (ip.version == 6 and ip.is_link_local)]
+    return [str(ip) for ip in sorted(usable, key=lambda ip: (ip.is_loopback, ip.is_private))]
+
+
 _PORT_CAP = 65535
 _KINDS = ("ip4", "ip6", "dns", "dns4", "dns6")
 

@@ -20,7 +20,7 @@ import trio
 
 from r3mes.errors import ConfigError
 from r3mes.ids import PeerId
-from r3mes.p2p.addresses import parse_peer_address
+from r3mes.p2p.addresses import is_loopback, parse_peer_address, reachable
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo, ServiceStateChange, Zeroconf
@@ -108,25 +108,13 @@ def _announcement(peer: PeerId, addrs: Sequence[str]) -> ServiceInfo:
 
 
 def _on_this_machine(addr: str) -> list[str]:
-    """``addr`` with the unspecified address replaced by those of the machine; names left out."""
+    """``addr`` as others on the LAN can use it; names and loopback left out."""
     address = parse_peer_address(addr)
-    _, kind, host, _, port = address.transport.split("/")
-    if kind not in ("ip4", "ip6"):
-        return []
-    if not ipaddress.ip_address(host).is_unspecified:
-        return [addr]
-    return [f"/{kind}/{ip}/tcp/{port}/p2p/{address.peer}" for ip in _own_ips(kind)]
-
-
-def _own_ips(kind: str) -> list[str]:
-    import ifaddr
-
-    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
-    if kind == "ip4":
-        texts = [str(ip.ip) for ip in ips if ip.is_IPv4]
-    else:
-        texts = [ip.ip[0] for ip in ips if not ip.is_IPv4]
-    return [ip for ip in texts if not ipaddress.ip_address(ip).is_loopback]
+    return [
+        f"{transport}/p2p/{address.peer}"
+        for transport in reachable(address.transport)
+        if transport.startswith("/ip") and not is_loopback(transport)
+    ]
 
 
 class _Listener:

@@ -10,8 +10,10 @@ WebSocket, relay, DHT and pubsub.
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import cast
 
 import trio
@@ -21,6 +23,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection import swarm_connection
 from libp2p.network.swarm import Swarm
 from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager, new_resource_manager
@@ -31,7 +34,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from r3mes.errors import PortInUse
-from r3mes.p2p.addresses import check_transport, listen_address, multiaddr
+from r3mes.p2p.addresses import check_transport, listen_address, multiaddr, reachable
 from r3mes.p2p.host.host import Host
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.limits import HostLimits
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 CLOSE_S = 5.0
 """How long closing a host may take."""
 DEFAULT_LIMITS = HostLimits()
+OTHER_DESCRIPTORS = 256
+"""For all that is not a connection to a peer."""
 PER_PEER = 8
 """Connections with one peer: two nodes that dial each other at once have two."""
 
@@ -71,6 +76,7 @@ async def open_host(
     """
     layer.apply()
     _quiet_libp2p()
+    _want_descriptors(limits)
     listen_at = [listen_address(text) for text in listen]
     for text in announce:
         check_transport(text, text)
@@ -97,7 +103,7 @@ def _build(key: NodeKey, announce: Sequence[str], limits: HostLimits) -> BasicHo
         key_pair=keys,
         sec_opt={TProtocol(NOISE): noise},
         muxer_opt={TProtocol(YAMUX): Yamux},
-        announce_addrs=[Multiaddr(text) for text in announce] or None,
+        addrs_factory=partial(_advertised, announce),
         connection_config=ConnectionConfig(
             max_connections=most,
             high_watermark=most,
@@ -142,9 +148,28 @@ def _assert_listening(swarm: Swarm, listen_at: Sequence[tuple[str, int]]) -> Non
             raise PortInUse(f"cannot listen on {host} port {port}")
 
 
+def _advertised(announce: Sequence[str], candidates: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """What peers are told: as configured, or where we listen (stock tells them 0.0.0.0)."""
+    if announce:
+        return [Multiaddr(text) for text in announce]
+    transports = (str(candidate).partition("/p2p/")[0] for candidate in candidates)
+    return [Multiaddr(text) for transport in transports for text in reachable(transport)]
+
+
 def _addresses(host: BasicHost, key: NodeKey) -> list[str]:
-    addrs = [str(addr) for addr in host.get_addrs()]
-    return [a if "/p2p/" in a else f"{a}/p2p/{key.peer_id}" for a in addrs]
+    return [f"{str(addr).partition('/p2p/')[0]}/p2p/{key.peer_id}" for addr in host.get_addrs()]
+
+
+def _want_descriptors(limits: HostLimits) -> None:
+    """A connection costs a file descriptor; raise the soft limit as far as the hard one allows."""
+    needed = limits.connections + limits.dials + limits.pending + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < needed:
+        logger.warning("only %d file descriptors where %d may be needed", allowed, needed)
 
 
 class _AsDebug(logging.Handler):
@@ -161,3 +186,5 @@ def _quiet_libp2p() -> None:
         libp2p.handlers[:] = [_AsDebug()]
         libp2p.propagate = False
         libp2p.setLevel(logging.WARNING)
+        # This module logs to the root logger, which then gets a handler if it has none.
+        swarm_connection.logging = logging.getLogger("libp2p.network.connection")  # type: ignore[assignment]

@@ -111,3 +111,13 @@ def test_peer_addresses_that_make_no_sense(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_peer_address(text)
     assert repr(text) in caught.value.detail or text in caught.value.detail
+
+
+async def test_a_node_that_listens_everywhere_tells_real_addresses() -> None:
+    async with open_host(NodeKey(os.urandom(32)), listen=["0.0.0.0:0"]) as host:
+        hosts = [addr.split("/")[2] for addr in host.addrs]
+        assert "127.0.0.1" in hosts
+        assert "0.0.0.0" not in hosts  # noqa: S104 that is the point
+        async with open_host(NodeKey(os.urandom(32)), listen=[]) as guest:
+            with trio.fail_after(10):
+                assert await guest.dial(host.addrs) == host.peer_id
