@@ -41,6 +41,7 @@ from r3mes.p2p.limits import HostLimits
 from r3mes.p2p.ports import hold_port
 from r3mes.p2p.repairs import layer
 from r3mes.p2p.repairs.inbound_gate import InboundGate
+from r3mes.p2p.unwrap import single
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,16 @@ async def open_host(
         basic_host = _build(key, announce, limits)
         swarm = cast(Swarm, basic_host.get_network())
         InboundGate(swarm, limits)
-        async with basic_host.run([Multiaddr(multiaddr(*at)) for at in listen_at]):
-            try:
-                _assert_listening(swarm, listen_at)
-                yield Host(basic_host, key.peer_id, _addresses(basic_host, key), limits)
-            finally:
-                with trio.move_on_after(CLOSE_S, shield=True):
-                    await basic_host.close()
+        try:
+            async with basic_host.run([Multiaddr(multiaddr(*at)) for at in listen_at]):
+                try:
+                    _assert_listening(swarm, listen_at)
+                    yield Host(basic_host, key.peer_id, _addresses(basic_host, key), limits)
+                finally:
+                    with trio.move_on_after(CLOSE_S, shield=True):
+                        await basic_host.close()
+        except ExceptionGroup as group:  # libp2p's nurseries wrap what the block raises
+            raise single(group) from None
 
 
 def _build(key: NodeKey, announce: Sequence[str], limits: HostLimits) -> BasicHost:
@@ -187,4 +191,4 @@ def _quiet_libp2p() -> None:
         libp2p.propagate = False
         libp2p.setLevel(logging.WARNING)
         # This module logs to the root logger, which then gets a handler if it has none.
-        swarm_connection.logging = logging.getLogger("libp2p.network.connection")  # type: ignore[assignment]
+        swarm_connection.logging = logging.getLogger("libp2p.network.connection")  # type: ignore[assignment, attr-defined]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 
 import pytest
 import trio
 
 from r3mes.errors import ConfigError, PortInUse
 from r3mes.p2p.addresses import listen_address, parse_peer_address
-from r3mes.p2p.host import open_host
+from r3mes.p2p.host import open_host, opening
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.ports import hold_port
 
@@ -121,3 +122,18 @@ async def test_a_node_that_listens_everywhere_tells_real_addresses() -> None:
         async with open_host(NodeKey(os.urandom(32)), listen=[]) as guest:
             with trio.fail_after(10):
                 assert await guest.dial(host.addrs) == host.peer_id
+
+
+async def test_an_error_in_the_block_comes_out_as_it_was() -> None:
+    with trio.fail_after(10), pytest.raises(KeyError):
+        async with open_host(NodeKey(os.urandom(32)), listen=["127.0.0.1:0"]):
+            raise KeyError("of the block")
+
+
+async def test_a_listen_that_fails_behind_the_probe_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opening, "hold_port", lambda _host, _port: nullcontext())
+    with trio.fail_after(10), pytest.raises(PortInUse):
+        async with open_host(NodeKey(os.urandom(32)), listen=["192.0.2.1:7399"]):
+            pytest.fail("it does not listen")

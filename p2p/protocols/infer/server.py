@@ -24,6 +24,7 @@ from r3mes.p2p.protocols.infer.messages import (
 from r3mes.p2p.protocols.infer.outbox import Outbox
 from r3mes.p2p.protocols.infer.refusals import failed, turned_down
 from r3mes.p2p.streams import FrameStream, close_gently
+from r3mes.p2p.unwrap import single
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ async def _answer(stream: FrameStream, service: InferService, request: Request) 
 
 
 async def _tell(call: ServerCall, error: Exception) -> None:
-    cause = _single(error)
+    cause = single(error)
     if not isinstance(cause, R3mesError):
         incident = secrets.token_hex(4)
         logger.error("incident %s in an answer to %s", incident, call.peer, exc_info=error)
@@ -193,10 +194,3 @@ async def _tell(call: ServerCall, error: Exception) -> None:
         await call.fail(cause)
     except PeerDisconnected:
         logger.debug("%s left before it was told: %s", call.peer, cause.detail)
-
-
-def _single(error: Exception) -> Exception:
-    """The one error inside the groups that nurseries wrap around it."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
