@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
+from math import inf
 
 import trio
 
@@ -74,9 +75,11 @@ class InferenceClient:
         board, mailbox = self._models[job.model]
         ready = _ready(job.model, board)
         deadline = trio.current_time() + deadline_s
+        _check(job, ready.vocabulary)
         prompt = await ready.text.prompt(job.messages)
+        start = _start(job, prompt, ready)
         writer = await ready.text.writer(job.stop, job.emitted)
-        ticket = Ticket(_start(job, prompt, ready), deadline)
+        ticket = Ticket(start, deadline)
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
             await _enqueue(mailbox, ticket)
@@ -96,19 +99,33 @@ def _ready(name: str, board: Board) -> Ready:
 
 
 def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
-    if any(token >= ready.vocabulary for token in job.emitted):
-        raise BadRequest("an emitted token is not one of this model", param="emitted")
     return Start(
         id=next(_numbers),
         prompt=pack_ids(prompt),
         emitted=pack_ids(job.emitted),
         temperature=job.temperature,
-        top_k=job.top_k,
+        top_k=min(job.top_k, ready.vocabulary),
         top_p=job.top_p,
         seed=job.seed,
         max_new=_fit(job, len(prompt), ready.manifest.context),
         stop_ids=b"",
     )
+
+
+def _check(job: GenerateJob, vocabulary: int) -> None:
+    """Other surfaces check as well; a number that got past them would cost a worker."""
+    if any(not 0 <= token < vocabulary for token in job.emitted):
+        raise BadRequest("an emitted token is not one of this model", param="emitted")
+    if not 0 <= job.temperature < inf:
+        raise BadRequest(
+            f"temperature is {job.temperature}, and not 0 or more", param="temperature"
+        )
+    if not 0 < job.top_p <= 1:
+        raise BadRequest(f"top_p is {job.top_p}, and not above 0 and up to 1", param="top_p")
+    if job.top_k < 0:
+        raise BadRequest(f"top_k is {job.top_k}, and not 0 or more", param="top_k")
+    if not 0 <= job.seed < 2**63:
+        raise BadRequest("seed is not a number from 0 to 2^63 - 1", param="seed")
 
 
 def _fit(job: GenerateJob, prompt: int, context: int) -> int:

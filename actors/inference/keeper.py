@@ -21,7 +21,7 @@ from r3mes.actors.inference.process import COMMAND, Worker, open_worker
 from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.source import find_model
-from r3mes.errors import REGISTRY, EngineCrashed, EngineError, WireError
+from r3mes.errors import REGISTRY, EngineCrashed, EngineError, ModelInvalid, WireError
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Keeper:
             logger.error("model %s: %s", self._settings.name, error)
             self._employer.lost(error)
             pause = FIRST_PAUSE_S if proven else pause
-            await trio.sleep(inf if error.kind.code == "model_invalid" else pause)
+            await trio.sleep(inf if isinstance(error, ModelInvalid) else pause)
             pause = min(pause * 2, LAST_PAUSE_S)
 
     async def _one_worker(self) -> EngineError:

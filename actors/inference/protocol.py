@@ -31,7 +31,7 @@ class Load(_Message, frozen=True, tag=1):
         dtype: ``auto`` (what the model was stored in), ``bfloat16``, ``float16``, ``float32``.
         max_context: upper bound on prompt and answer together, in tokens; 0 for the model's own.
         slots: answers written at the same time.
-        threads: CPU threads of the engine; 0 for torch's choice.
+        threads: CPU threads of the engine; 0 for its own choice.
     """
 
     path: str

@@ -9,6 +9,7 @@ numpy implements it); Holtzman et al. 2020 (top-p).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +51,12 @@ def sample(sampling: Sampling, position: int, logits: Logits) -> int:
         position: in the answer; 0 is the first after the prompt.
         logits: of the whole vocabulary, shape (vocabulary,), float32.
     """
-    if sampling.temperature <= 0:
+    top = float(logits.max())
+    if sampling.temperature <= 0 or not math.isfinite(top):  # nonsense in, nonsense out, no crash
         return int(np.argmax(logits))  # the first, that is the lowest id, of equals
     ids, kept = _top_k(sampling.top_k, logits)
-    scaled = kept.astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled.max())
+    with np.errstate(over="ignore"):  # a tiny temperature: all but the highest become 0
+        weights = np.exp((kept.astype(np.float64) - top) / sampling.temperature)
     if sampling.top_p < 1:
         weights[~_top_p(sampling.top_p, weights)] = 0
     mass = np.cumsum(weights)

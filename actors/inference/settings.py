@@ -20,7 +20,7 @@ class ModelSettings:
             not count); None for no cap.
         slots: answers written at the same time.
         queue: requests that may wait.
-        threads: of the CPU; None for torch's choice.
+        threads: of the CPU; None for one with small models and torch's choice with others.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
     """

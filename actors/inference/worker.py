@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, TypeAlias
@@ -36,6 +37,12 @@ from r3mes.actors.inference.protocol import (
 from r3mes.actors.inference.sampling import Sampling
 from r3mes.actors.inference.sandbox import confine
 from r3mes.errors import EngineError
+
+TOGETHER_S = 0.015
+"""Tokens of so many seconds are reported together."""
+SMALL = 50_000_000
+"""Parameters up to which one thread is best: threads that meet after each small product cost more
+than they save, and twenty times so when other programs want the same cores."""
 
 OpenEngine: TypeAlias = Callable[[Load], tuple[Engine, Loaded]]
 """Loads the model; raises `EngineError`."""
@@ -69,13 +76,13 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     from r3mes.actors.inference.loading import load_model
     from r3mes.actors.inference.torch_engine import TorchEngine
 
-    if load.threads:
-        torch.set_num_threads(load.threads)
     directory = Path(load.path)
     model = load_model(
         directory, device=load.device, dtype=load.dtype, max_context=load.max_context
     )
     numerics, text = model.numerics, model.text
+    if load.threads or numerics.parameters <= SMALL:
+        torch.set_num_threads(load.threads or 1)
     loaded = Loaded(
         hash=hash_model(directory),
         architecture=numerics.architecture,
@@ -113,34 +120,57 @@ def _say(out: BinaryIO, report: Report) -> None:
         data = data[out.write(data) :]
 
 
+class _Mouth:
+    """Reports events; quick tokens of one answer go together, as each report wakes the daemon."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._kept: dict[int, Wrote] = {}
+        self._begun: set[int] = set()
+        self._told_at = 0.0
+
+    def tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.ids:
+                kept = self._kept.get(event.id)
+                position, ids = (kept.position, kept.ids) if kept else (event.position, b"")
+                self._kept[event.id] = Wrote(event.id, position, ids + pack_ids(event.ids))
+            if event.ended or event.id not in self._begun:
+                self._tell_kept(event.id)  # the first token and the end at once
+                self._begun.add(event.id)
+            if event.ended:
+                self._begun.discard(event.id)
+                _say(self._out, Ended(event.id, event.ended))
+        if time.monotonic() - self._told_at >= TOGETHER_S:
+            for job_id in list(self._kept):
+                self._tell_kept(job_id)
+
+    def _tell_kept(self, job_id: int) -> None:
+        if kept := self._kept.pop(job_id, None):
+            _say(self._out, kept)
+            self._told_at = time.monotonic()
+
+
 def _serve(engine: Engine, inbox: SimpleQueue[Command], out: BinaryIO) -> None:
     """Obey what has come, then do one step; wait only when there is nothing to write."""
+    mouth = _Mouth(out)
     while True:
         while not inbox.empty() or not engine.capacity.running:
-            _obey(engine, inbox.get(), out)
-        for event in engine.step():
-            _tell(event, out)
+            _obey(engine, inbox.get(), out, mouth)
+        mouth.tell(engine.step())
 
 
-def _obey(engine: Engine, command: Command, out: BinaryIO) -> None:
+def _obey(engine: Engine, command: Command, out: BinaryIO, mouth: _Mouth) -> None:
     match command:
         case Start():
             engine.start(_job(command, engine.numerics.stop_ids))
         case Cancel(id=job_id):
-            for event in engine.cancel(job_id):
-                _tell(event, out)
+            mouth.tell(engine.cancel(job_id))
         case Ping(number=number):
             capacity = engine.capacity
             _say(out, Pong(number, capacity.running, capacity.free_slots))
         case Load():
             raise TypeError("a worker loads one model")
-
-
-def _tell(event: Event, out: BinaryIO) -> None:
-    if event.ids:
-        _say(out, Wrote(event.id, event.position, pack_ids(event.ids)))
-    if event.ended:
-        _say(out, Ended(event.id, event.ended))
 
 
 def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:

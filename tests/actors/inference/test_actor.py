@@ -112,6 +112,33 @@ async def test_messages_that_cannot_be_used(toy: Toy, messages: list[Any]) -> No
                 pass
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", float("nan")),
+        ("temperature", -1.0),
+        ("top_p", 0.0),
+        ("top_k", -1),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("max_tokens", 0),
+        ("emitted", (-1,)),
+    ],
+)
+async def test_numbers_that_would_cost_a_worker(toy: Toy, option: str, value: Any) -> None:
+    async with toy() as client:
+        with pytest.raises(BadRequest) as refused:
+            await ask(client, "say hi", **{option: value})
+    assert refused.value.param == option
+
+
+async def test_what_a_worker_dies_of_is_told(toy: Toy) -> None:
+    async with toy() as client:
+        with pytest.raises(EngineCrashed, match="ended with status 1: ValueError: nonsense"):
+            await ask(client, "nonsense")
+        assert await answer(client, "say again") == "again"
+
+
 async def test_an_unknown_model(toy: Toy) -> None:
     async with toy() as client:
         with pytest.raises(ModelNotFound, match="'none'"):

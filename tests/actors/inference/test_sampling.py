@@ -32,6 +32,14 @@ def test_frequencies_are_those_of_the_softmax() -> None:
     assert np.bincount(drawn) / 20_000 == pytest.approx(wanted, abs=0.015)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1.0, 1e308])
+@pytest.mark.parametrize("top_p", [0.001, 1.0])
+@pytest.mark.parametrize("odd", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, 1.0], [-np.inf] * 2])
+def test_strange_numbers_give_a_token(temperature: float, top_p: float, odd: list[float]) -> None:
+    sampling = Sampling(temperature, top_p=top_p, seed=1)
+    assert sample(sampling, 0, np.array(odd * 3, dtype=np.float32)) in range(6)
+
+
 def test_the_random_number_belongs_to_seed_and_position() -> None:
     """Fixed values: another node, years later, must draw the same."""
     assert uniform(0, 0) == 0.011546754286331562

@@ -19,6 +19,7 @@ from r3mes.actors.inference.torch_engine import PIECE, TorchEngine
 from r3mes.errors import EngineError, ModelInvalid, ModelMissing, R3mesError
 
 ModelDir = Callable[..., Path]
+torch.set_num_threads(1)  # as the worker does with models this small
 PROMPT = tuple(range(5, 45))
 LONG_PROMPT = tuple(5 + i * 7 % 390 for i in range(PIECE * 2 + 3))
 SAMPLED = Sampling(temperature=0.8, top_k=50, top_p=0.95, seed=11)
