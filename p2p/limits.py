@@ -17,6 +17,7 @@ class HostLimits:
         dials: established outbound connections.
         streams_per_peer: streams in flight for each peer and protocol, each way; go-libp2p
             refuses from about the 65th.
+        streams: inbound streams in flight in all; one may hold 2 MiB of what its peer sent.
         handshake_s: deadline of an inbound handshake.
     """
 
@@ -26,6 +27,7 @@ class HostLimits:
     pending_per_prefix: int = 64
     dials: int = 512
     streams_per_peer: int = 64
+    streams: int = 512
     handshake_s: float = 8.0
 
     @property

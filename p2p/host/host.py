@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
@@ -44,8 +45,8 @@ class Host:
         self._host, self._swarm = host, cast(Swarm, host.get_network())
         self._connections = Connections()
         self._swarm.register_notifee(self._connections)
-        self._outbound = StreamCounts(limits.streams_per_peer)
-        self._inbound = StreamCounts(limits.inbound_streams_per_peer)
+        self._outbound = StreamCounts(limits.streams_per_peer, sys.maxsize)
+        self._inbound = StreamCounts(limits.inbound_streams_per_peer, limits.streams)
 
     def serve(self, protocol: str, handler: Callable[[FrameStream], Awaitable[None]]) -> None:
         """Have ``handler`` speak ``protocol`` with whoever opens a stream for it.

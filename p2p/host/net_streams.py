@@ -74,18 +74,20 @@ _CUT = (BaseLibp2pError, trio.BrokenResourceError, trio.ClosedResourceError, OSE
 
 
 class StreamCounts:
-    """Streams in flight for each peer and protocol, at most ``most`` each."""
+    """Streams in flight: at most ``most`` for each peer and protocol, ``total`` in all."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, total: int) -> None:
+        self._most, self._total = most, total
+        self._all = 0
         self._counts: Counter[tuple[PeerId, str]] = Counter()
         self._change = trio.Event()
 
     def take(self, peer: PeerId, protocol: str) -> bool:
         """Count one more; False if there are too many."""
-        if self._counts[peer, protocol] >= self._most:
+        if self._counts[peer, protocol] >= self._most or self._all >= self._total:
             return False
         self._counts[peer, protocol] += 1
+        self._all += 1
         return True
 
     async def wait_take(self, peer: PeerId, protocol: str) -> None:
@@ -94,6 +96,7 @@ class StreamCounts:
             await self._change.wait()
 
     def give_back(self, peer: PeerId, protocol: str) -> None:
+        self._all -= 1
         self._counts[peer, protocol] -= 1
         if not self._counts[peer, protocol]:
             del self._counts[peer, protocol]
