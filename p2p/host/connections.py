@@ -39,7 +39,11 @@ class Connections(INotifee):
         return list(self._connections.values())
 
     def has(self, peer: PeerId) -> bool:
-        return peer in self._gone
+        """Whether a connection to ``peer`` stands; one that is being closed does not count."""
+        return any(
+            known.peer == peer and not (conn.is_closed or conn.muxed_conn.is_closed)
+            for conn, known in self._connections.items()
+        )
 
     async def wait_gone(self, peer: PeerId) -> None:
         """Return once no connection to ``peer`` is left; at once if there is none."""
