@@ -78,7 +78,7 @@ def toy(toy_dir: Path) -> Callable[..., AbstractAsyncContextManager[InferenceCli
     """Serves the toy model, with other settings if wanted."""
 
     def serve_toy(**settings: Any) -> AbstractAsyncContextManager[InferenceClient]:
-        chosen = ModelSettings("toy", str(toy_dir), **settings)
+        chosen = ModelSettings("toy", **({"source": str(toy_dir)} | settings))
         return serving(ModelActor(chosen, command=(sys.executable, "-P", str(TOY_WORKER))))
 
     return serve_toy

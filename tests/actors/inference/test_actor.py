@@ -6,18 +6,23 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import Chunk, GenerateJob, Generation
+from r3mes.actors.inference.settings import ModelSettings
 from r3mes.errors import (
     BadRequest,
     ContextLengthExceeded,
     EngineCrashed,
+    EngineError,
     ModelNotFound,
+    NotReady,
     Overloaded,
     R3mesError,
 )
@@ -245,6 +250,44 @@ async def test_the_worker_reaches_neither_network_nor_keys(
         assert await answer(client, f"read /proc/{os.getpid()}/mem") == "Permission denied"
         assert await answer(client, f"read /proc/{os.getpid()}/environ") == "Permission denied"
         assert "R3MES" not in await answer(client, "environ")
+
+
+def link_all(files: Path, to: Path) -> None:
+    for file in files.iterdir():
+        (to / file.name).symlink_to(file)
+
+
+async def test_files_behind_links_as_the_hub_keeps_them(
+    toy: Toy, toy_dir: Path, tmp_path: Path
+) -> None:
+    link_all(toy_dir, tmp_path)
+    async with toy(source=str(tmp_path)) as client:
+        assert await answer(client, "say linked") == "linked"
+
+
+async def test_a_load_that_takes_too_long_is_a_visible_state(toy: Toy) -> None:
+    async with toy(device="slow", load_timeout=0.3) as client:
+        board = client.boards()["toy"]
+        assert board.state == "failed"
+        with pytest.raises(EngineCrashed, match=r"longer than 0\.3 s"):
+            await ask(client, "say hi")
+
+
+async def test_requests_while_a_model_loads_are_told_to_come_back(toy_dir: Path) -> None:
+    actor = ModelActor(ModelSettings("toy", str(toy_dir)))
+    client = InferenceClient([actor])
+    assert client.manifests() == ()
+    with pytest.raises(NotReady) as refused:
+        await ask(client, "say hi")
+    assert refused.value.retry_after_s
+
+
+async def test_weights_over_the_cap_are_refused_unread(toy: Toy) -> None:
+    async with toy(memory_bytes=-1) as client:  # the toy's weights have no bytes
+        board = client.boards()["toy"]
+        assert board.pid is None
+        assert type(board.error) is EngineError
+        assert "may take" in board.error.detail
 
 
 async def test_the_worker_ends_with_the_actor(toy: Toy) -> None:

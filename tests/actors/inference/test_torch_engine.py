@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from r3mes.actors.inference.engine import Event, Job
 from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.loading import load_model
-from r3mes.actors.inference.sampling import Sampling
+from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.torch_engine import PIECE, TorchEngine
 from r3mes.errors import EngineError, ModelInvalid, ModelMissing, R3mesError
 
@@ -61,12 +62,27 @@ def test_greedy_equals_generate(family: str, prompt: tuple[int, ...], model_dir:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_another_engine_continues_exactly(family: str, dtype: str, model_dir: ModelDir) -> None:
-    path = model_dir(family, dtype)
-    whole = write(engine_for(path), LONG_PROMPT)
-    other = engine_for(path)
+    first, other = (recording(engine_for(model_dir(family, dtype))) for _ in range(2))
+    whole = write(first[0], LONG_PROMPT)
     for at in range(1, len(whole), 9):
-        rest = write(other, LONG_PROMPT, tuple(whole[:at]), max_new=len(whole) - at)
+        other[1].clear()
+        rest = write(other[0], LONG_PROMPT, tuple(whole[:at]), max_new=len(whole) - at)
         assert rest == whole[at:], at
+        assert other[1][-len(rest) :] == first[1][-len(rest) :], at  # bit by bit
+
+
+def recording(engine: TorchEngine) -> tuple[TorchEngine, list[bytes]]:
+    """The engine, and the logits of each of its steps."""
+    seen: list[bytes] = []
+    forward = engine._forward
+
+    def record(piece: list[int], cache: DynamicCache) -> Logits:
+        logits = forward(piece, cache)
+        seen.append(logits.tobytes())
+        return logits
+
+    engine._forward = record  # type: ignore[method-assign]
+    return engine, seen
 
 
 def test_the_seed_decides(model_dir: ModelDir) -> None:

@@ -96,6 +96,8 @@ def _attempt(action: Callable[[], object]) -> str:
 
 
 def open_toy(load: Load) -> tuple[Engine, Loaded]:
+    if load.device == "slow":
+        time.sleep(60)
     tokenizer = (Path(load.path) / "tokenizer.json").read_text()
     engine = ToyEngine(Tokenizer.from_str(tokenizer), load.slots)
     loaded = Loaded(
