@@ -13,6 +13,7 @@ import trio.testing
 from r3mes.errors import PeerUnreachable
 from r3mes.p2p.host import Host, HostLimits, open_host
 from r3mes.p2p.identity import NodeKey
+from r3mes.p2p.repairs import inbound_gate
 
 pytestmark = pytest.mark.net
 
@@ -119,3 +120,39 @@ async def test_plaintext_is_not_spoken() -> None:
                     assert part, "closed before it said no"
                     answer += part
                 assert b"plaintext" not in answer
+
+
+class Socket:
+    """A socket whose other end is at ``address``."""
+
+    def __init__(self, address: tuple[str, int] | None) -> None:
+        self._address = address
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._address
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7/32"),
+        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1), "fe80::/64"),
+        (None, "?"),
+    ],
+)
+def test_neighbours(address: tuple[str, int] | None, prefix: str) -> None:
+    assert inbound_gate._prefix(Socket(address)) == prefix  # type: ignore[arg-type]
+
+
+async def test_p13_libp2p_allows_as_many_as_we_do() -> None:
+    limits = HostLimits(connections=700, dials=300)
+    async with host_with(limits) as host:
+        manager = host._swarm._resource_manager
+        assert manager is not None
+        assert manager.limits.max_connections >= 1000  # stock: 1000, and 256 each way
+        established = manager.connection_limits
+        assert established is not None
+        assert established.max_established_inbound == 700
+        assert established.max_established_outbound == 300
+        assert host._swarm.connection_config.max_connections == 1000
