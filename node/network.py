@@ -39,6 +39,7 @@ class Network:
         self._key, self._listen, self._announce = key, listen, announce
         self._service, self._doorway = service, doorway
         self._host: Host | None = None
+        self._drained = trio.Event()
 
     @property
     def peer_id(self) -> PeerId:
@@ -59,6 +60,7 @@ class Network:
                 self._host = host
                 try:
                     task_status.started()
+                    await self._drained.wait()
                     await self._doorway.wait_empty()
                     self._tasks.cancel_scope.cancel()
                 finally:
@@ -67,6 +69,7 @@ class Network:
     def drain(self) -> None:
         """Take no new requests of peers; `run` ends with the last answer."""
         self._doorway.shut()
+        self._drained.set()
 
     def close(self) -> None:
         """Nothing waits here."""
