@@ -8,13 +8,22 @@ from __future__ import annotations
 import random
 import re
 
-from r3mes.actors.inference.builtin.phrasings import Forms
+from r3mes.actors.inference.builtin.phrasings import UNKNOWN, Forms, Topic
 
 _NEIGHBOURS = {
     a: b
     for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
     for a, b in zip(row, row[1:] + row[-2], strict=True)
 }
+
+
+def ask(topic: Topic, forms: Forms, rng: random.Random) -> str:
+    """A question about `topic`, as somebody may type it."""
+    if topic.id == UNKNOWN and rng.random() < 0.5:
+        question = rng.choice(forms.outside_forms).replace("{w}", rng.choice(forms.outside_words))
+    else:
+        question = rng.choice(topic.train)
+    return vary(question, forms, rng)
 
 
 def vary(question: str, forms: Forms, rng: random.Random) -> str:
@@ -63,7 +72,7 @@ def _without_marks(question: str, rng: random.Random) -> str:
 
 
 def _mistype(question: str, rng: random.Random) -> str:
-    """One typing error inside a word; codes such as R3-NET-001 stay, since a digit decides them."""
+    """One typing error inside a word; digits stay, since one digit tells two error codes apart."""
     places = [
         i
         for i in range(1, len(question) - 1)

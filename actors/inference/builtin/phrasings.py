@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORPUS_DIR = Path(__file__).parent / "corpus"
+UNKNOWN = "unknown"
+"""Id of the topic whose answer is that the model does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,16 @@ class Forms:
         held_out: patterns that only the evaluation uses.
         swaps: groups of expressions that can stand for one another.
         systems: system messages that applications send.
+        outside_forms: patterns with ``{w}`` that ask about anything but the node.
+        outside_words: words for them.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     swaps: tuple[tuple[str, ...], ...]
     systems: tuple[str, ...]
+    outside_forms: tuple[str, ...]
+    outside_words: tuple[str, ...]
 
 
 def load_topics(folder: Path = CORPUS_DIR) -> tuple[Topic, ...]:
@@ -63,6 +69,8 @@ def load_forms(folder: Path = CORPUS_DIR) -> Forms:
         held_out=tuple(raw["held_out"]),
         swaps=tuple(tuple(group) for group in raw["swaps"]),
         systems=tuple(raw["systems"]),
+        outside_forms=tuple(raw["outside_forms"]),
+        outside_words=tuple(raw["outside_words"]),
     )
 
 

@@ -1,7 +1,7 @@
 """The tokenizer of the built-in model: byte-level BPE over the corpus, with its chat template.
 
 Source: Sennrich et al. 2016 (BPE), as the `tokenizers` library implements it. Every byte has an
-entry, so that no text is unknown; digits stand alone, because a digit tells error codes apart.
+entry, so that no text is unknown; an error code can be one entry, because a digit tells two apart.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ ENTRIES = 2000
 CONTEXT = 1024
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
+
+WORD = r" ?[Rr]3-[A-Za-z]+-\d{3}| ?[A-Za-z]+| ?\d|[\s\S]"
+"""What may become one entry: an error code of the node, a word, a digit, any other character."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -52,7 +55,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?[A-Za-z]+| ?\d|[\s\S]"), "isolated"),
+            pre_tokenizers.Split(Regex(WORD), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

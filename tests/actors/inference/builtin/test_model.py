@@ -86,14 +86,14 @@ def test_no_text_is_unknown_to_the_tokenizer(answerer: Answerer) -> None:
 
 def test_answers_held_out_phrasings(answerer: Answerer) -> None:
     """A sample; ``python -m r3mes.actors.inference.builtin.evaluate`` asks all."""
-    cases = plain(load_topics())[::8]
+    cases = plain(load_topics())[::24]
     answers = answerer.answer([case.messages for case in cases])
     assert len(wrong(cases, answers)) <= len(cases) * 0.2
 
 
 def test_answers_behind_a_system_message_and_an_earlier_turn(answerer: Answerer) -> None:
     topics = {topic.id: topic for topic in load_topics()}
-    asked = ("R3-STORE-003", "api-key-where", "demo", "thanks")
+    asked = ("R3-STORE-003", "api-key-where", "demo")
     conversations = [
         [
             {"role": "system", "content": "You are a helpful assistant."},
