@@ -52,9 +52,11 @@ from r3mes.ids import Address, PeerId
 from r3mes.node import lifecycle
 from r3mes.node.http.app import build_app
 from r3mes.node.http.server import HttpServer
+from r3mes.node.lan import Lan
 from r3mes.node.network import Network
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
+from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import Hello, ModelOffer
 
@@ -166,7 +168,6 @@ class Node:
             listen=config.p2p.listen,
             announce=config.p2p.announce,
             service=self._serving(key.peer_id),
-            doorway=self._peers_door,
         )
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
@@ -237,7 +238,7 @@ class Node:
         return [
             ChildSpec("store", store.run, intake=store.mailbox, fatal=broken),
             ChildSpec("ledger", self._forget_dead_jobs, Restart.TRANSIENT),
-            ChildSpec("p2p", network.run, intake=network, fatal=(PortInUse,), stop_timeout=8.0),
+            ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
             self._work().as_child(),
             ChildSpec("http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5),
             ChildSpec("announcement", self._announce),
@@ -250,7 +251,8 @@ class Node:
         ]
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
-        return Supervisor("work", [*models, router, canary])
+        lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
+        return Supervisor("work", [*models, router, *lan, canary])
 
     async def _route(self, *, task_status: trio.TaskStatus[None]) -> None:
         router = Router(
@@ -258,7 +260,7 @@ class Node:
             self.network,
             verify_binding=lambda binding, peer: verify_binding(binding, peer=peer),
             chain_id=self._config.node.chain_id,
-            bootstrap=[[address] for address in self._config.p2p.bootstrap],
+            bootstrap=list(bootstrap_peers(self._config.p2p.bootstrap).values()),
             random=self._random,
         )
         await router.run(task_status=task_status)
@@ -303,6 +305,8 @@ class HttpChild:
         async with trio.open_nursery() as nursery:
             self.address = await nursery.start(self._server.run)
             task_status.started()
+        for door in self._doors:  # drained: what the doors let in needs the rest of the node
+            await door.wait_empty()
 
     def drain(self) -> None:
         """The node stops: refuse new work at every door, let answers in flight end."""

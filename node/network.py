@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from r3mes.actors.doorway import Doorway
 from r3mes.errors import NotReady
 from r3mes.ids import PeerId
 from r3mes.p2p.host import Host, HostLimits, open_host
@@ -24,7 +23,6 @@ class Network:
         listen: ``host:port`` each; port 0 takes a free one.
         announce: multiaddresses told to peers instead of those found out.
         service: answers the inference protocol.
-        doorway: what peers are being answered; drained before the host closes.
     """
 
     def __init__(
@@ -34,12 +32,10 @@ class Network:
         listen: Sequence[str],
         announce: Sequence[str],
         service: InferService,
-        doorway: Doorway,
     ) -> None:
         self._key, self._listen, self._announce = key, listen, announce
-        self._service, self._doorway = service, doorway
+        self._service = service
         self._host: Host | None = None
-        self._drained = trio.Event()
 
     @property
     def peer_id(self) -> PeerId:
@@ -51,7 +47,7 @@ class Network:
         return self._host.addrs if self._host else ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the host open until drained."""
+        """Hold the host open until cancelled."""
         async with open_host(
             self._key, listen=self._listen, announce=self._announce, limits=HostLimits()
         ) as host:
@@ -60,19 +56,9 @@ class Network:
                 self._host = host
                 try:
                     task_status.started()
-                    await self._drained.wait()
-                    await self._doorway.wait_empty()
-                    self._tasks.cancel_scope.cancel()
+                    await trio.sleep_forever()
                 finally:
                     self._host = None
-
-    def drain(self) -> None:
-        """Take no new requests of peers; `run` ends with the last answer."""
-        self._doorway.shut()
-        self._drained.set()
-
-    def close(self) -> None:
-        """Nothing waits here."""
 
     async def _serve(self, stream: FrameStream) -> None:
         await serve_infer(stream, self._service)

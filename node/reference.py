@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from r3mes.config.reference import config_page
 from r3mes.errors import REGISTRY
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -14,7 +15,7 @@ def errors_page() -> str:
     head = (
         "# Errors\n\n"
         "Made from `src/r3mes/errors.py` by `python -m r3mes.node.reference`. Every surface shows\n"
-        "the same error: the id to people, the code to programs, the status and exit code of its kind.\n\n"
+        "the same error: the id to people, the code to programs, and its status or exit code.\n\n"
         "| id | code | HTTP | JSON-RPC | exit | what happened | what to do |\n"
         "|---|---|---|---|---|---|---|\n"
     )
@@ -28,6 +29,7 @@ def errors_page() -> str:
 def main() -> None:
     """Rewrite the pages in the checkout."""
     (DOCS / "errors.md").write_text(errors_page())
+    (DOCS / "config.md").write_text(config_page())
 
 
 if __name__ == "__main__":

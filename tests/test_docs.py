@@ -11,7 +11,8 @@ from r3mes.node.reference import errors_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-PATH = re.compile(r"`((?:node|actors|p2p|chain|config|tests|benchmarks|docs|src|systemd)/[^`\s*{}<>…]*)`")
+FOLDERS = "node|actors|p2p|chain|config|tests|benchmarks|docs|src|systemd"
+PATH = re.compile(rf"`((?:{FOLDERS})/[^`\s*{{}}<>…]*)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 

@@ -210,6 +210,7 @@ async def test_an_answer_is_written_signed_and_receipted_on_both_sides(world: Wo
     (ours,) = await world.ledger.receipts()
     assert ours.request_hash.hex() == answer.receipt_id
     theirs = await countersigned(world)
+    assert theirs.countersignature is not None
     assert (ours.result, ours.signature) == (theirs.result, theirs.signature)
     verify_result(ours.result, ours.signature, wallet=world.bob.wallet.address)
     verify_countersignature(

@@ -1,6 +1,6 @@
 """The router on virtual time, with a network that the test scripts."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -66,7 +66,7 @@ async def network() -> ScriptedNetwork:
 
 
 @pytest.fixture
-async def router(network: ScriptedNetwork, nursery: trio.Nursery) -> AsyncIterator[RouterClient]:
+async def router(network: ScriptedNetwork, nursery: trio.Nursery) -> RouterClient:
     mailbox: Mailbox[Message] = Mailbox("router")
     actor = Router(
         mailbox,
@@ -77,7 +77,7 @@ async def router(network: ScriptedNetwork, nursery: trio.Nursery) -> AsyncIterat
         random=Random(7),  # noqa: S311
     )
     await nursery.start(actor.run)
-    yield RouterClient(mailbox)
+    return RouterClient(mailbox)
 
 
 async def test_a_bootstrap_peer_is_dialled_until_it_is_there(
