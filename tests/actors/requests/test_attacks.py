@@ -1,6 +1,7 @@
 """Every attack on a signed request is refused, for its own reason, on each algorithm."""
 
 import pytest
+
 from benchmarks.attacks import CASES, Attack
 
 

@@ -1,10 +1,10 @@
 """An account stands behind a peer only if both keys say so."""
 
 import pytest
-from benchmarks.attacks import flipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.attacks import flipped
 from r3mes.actors.requests.binding import DOMAIN, bind, verify_binding
 from r3mes.actors.requests.canonical import framed, pack, unpack
 from r3mes.actors.requests.multihash import ed25519_key_of, multihash_of

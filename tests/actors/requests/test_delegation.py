@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks.attacks import CHAIN, NODE, OTHER_NODE, PER_SIGNER, Scene, changed, flipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.attacks import CHAIN, NODE, OTHER_NODE, PER_SIGNER, Scene, changed, flipped
 from r3mes.actors.requests import sessions
 from r3mes.actors.requests.canonical import pack
 from r3mes.actors.requests.delegation import (

@@ -5,6 +5,9 @@ import hashlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from benchmarks.attacks import (
     ALGORITHMS,
     MODEL,
@@ -15,9 +18,6 @@ from benchmarks.attacks import (
     flipped,
     signed_over,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from r3mes.actors.requests.canonical import pack
 from r3mes.actors.requests.envelope import WIRE_CAP, RequestVerifier, SignedRequest, seal
 from r3mes.actors.requests.header import BODY_CAP, HEADER_CAP, Header, decode_header

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks.attacks import MODEL, flipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.attacks import MODEL, flipped
 from r3mes.actors.requests.canonical import framed, pack
 from r3mes.actors.requests.receipt import (
     RESULT_DOMAIN,
