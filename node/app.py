@@ -9,19 +9,15 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from random import Random
 
-import msgspec
 import trio
 from starlette.types import ASGIApp
 
-from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import Gateway
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
-from r3mes.actors.inference.generation import GenerateJob, Generation
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.kernel.child import ChildSpec, Restart
@@ -31,7 +27,6 @@ from r3mes.actors.keyring import Keyring
 from r3mes.actors.ledger import Ledger
 from r3mes.actors.requests.binding import bind, verify_binding
 from r3mes.actors.requests.envelope import RequestVerifier
-from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.replay import ReplayGuard
 from r3mes.actors.router import Message as RouterMessage
 from r3mes.actors.router import Router, RouterClient
@@ -41,104 +36,29 @@ from r3mes.chain.keys.signing import Signer
 from r3mes.config.load import served_name
 from r3mes.config.schema import Config, Model
 from r3mes.errors import (
-    BadRequest,
     DataDirLocked,
-    ModelNotFound,
     PortInUse,
     StoreCorrupt,
     StoreNewer,
 )
-from r3mes.ids import Address, PeerId
+from r3mes.ids import PeerId
 from r3mes.node import lifecycle
 from r3mes.node.http.app import build_app
 from r3mes.node.http.server import HttpServer
 from r3mes.node.lan import Lan
+from r3mes.node.models import OwnModels
 from r3mes.node.network import Network
+from r3mes.node.routes import Routes
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.protocols.infer import Hello, ModelOffer
+from r3mes.p2p.protocols.infer import Hello
 
 
 def now_ms() -> int:
     """The wall clock, in unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-class OwnModels:
-    """The models of this node: what it offers, and how serving has them write."""
-
-    def __init__(self, models: Sequence[Model], inference: InferenceClient) -> None:
-        self._prices = {served_name(model): model for model in models}
-        self._inference = inference
-
-    def offers(self) -> tuple[ModelOffer, ...]:
-        """Of the models that are ready."""
-        return tuple(
-            ModelOffer(
-                manifest.name,
-                manifest.hash,
-                manifest.context,
-                self._prices[manifest.name].price_prompt,
-                self._prices[manifest.name].price_completion,
-            )
-            for manifest in self._inference.manifests()
-        )
-
-    def generate(
-        self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
-    ) -> AbstractAsyncContextManager[Generation]:
-        return self._inference.generate(
-            GenerateJob(
-                model=model,
-                messages=_messages(job),
-                emitted=job.emitted,
-                max_tokens=max_tokens,
-                temperature=job.temperature,
-                top_p=job.top_p,
-                top_k=job.top_k,
-                seed=job.seed,
-                stop=job.stop,
-            ),
-            deadline_s=deadline_s,
-        )
-
-
-def _messages(job: InferJob) -> list[dict[str, object]]:
-    try:
-        return msgspec.json.decode(job.messages, type=list[dict[str, object]])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise BadRequest(f"messages is no list of objects: {error}", param="messages") from None
-
-
-class Routes:
-    """Who can answer: this node first, then the peers that the router knows."""
-
-    def __init__(
-        self, own: PeerId, wallet: Address, models: OwnModels, router: RouterClient
-    ) -> None:
-        self._own, self._wallet, self._models, self._router = own, wallet, models, router
-
-    async def candidates(self, model: str) -> Sequence[Candidate]:
-        own = [one for one in self._own_offers() if model in (one.offer.name, one.offer.hash.hex())]
-        try:
-            return [*own, *await self._router.candidates(model)]
-        except ModelNotFound:
-            if not own:
-                raise
-            return own
-
-    async def offers(self) -> Sequence[Candidate]:
-        peers = await self._router.peers()
-        return [*self._own_offers(), *(one for peer in peers for one in peer.candidates())]
-
-    def ended(self, peer: PeerId, *, ok: bool) -> None:
-        if peer != self._own:
-            self._router.ended(peer, ok=ok)
-
-    def _own_offers(self) -> list[Candidate]:
-        return [Candidate(self._own, self._wallet, offer) for offer in self._models.offers()]
 
 
 class Node:

@@ -53,6 +53,16 @@ class InferenceClient:
         """State of every model that is configured, by name; read only."""
         return {name: board for name, (board, _) in self._models.items()}
 
+    def explain(self, model: str) -> None:
+        """Say why ``model`` cannot write now; nothing if it can, or is none of this node's.
+
+        Raises:
+            NotReady: it is still being loaded.
+            ModelMissing, ModelInvalid, EngineError: it could not be loaded.
+        """
+        if model in self._models:
+            _ready(model, self._models[model][0])
+
     @asynccontextmanager
     async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
         """Have an answer written; entered once its writing has begun, left early cancels it.

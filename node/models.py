@@ -1,0 +1,66 @@
+"""The models of this node, as serving and routing see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+
+from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.generation import GenerateJob, Generation
+from r3mes.actors.requests.job import InferJob
+from r3mes.config.load import served_name
+from r3mes.config.schema import Model
+from r3mes.errors import BadRequest
+from r3mes.p2p.protocols.infer import ModelOffer
+
+
+class OwnModels:
+    """The models of this node: what it offers, and how serving has them write."""
+
+    def __init__(self, models: Sequence[Model], inference: InferenceClient) -> None:
+        self._prices = {served_name(model): model for model in models}
+        self._inference = inference
+
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """Of the models that are ready."""
+        return tuple(
+            ModelOffer(
+                manifest.name,
+                manifest.hash,
+                manifest.context,
+                self._prices[manifest.name].price_prompt,
+                self._prices[manifest.name].price_completion,
+            )
+            for manifest in self._inference.manifests()
+        )
+
+    def explain(self, model: str) -> None:
+        """Raise why ``model`` cannot write now, if it is one of this node's and cannot."""
+        self._inference.explain(model)
+
+    def generate(
+        self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
+    ) -> AbstractAsyncContextManager[Generation]:
+        return self._inference.generate(
+            GenerateJob(
+                model=model,
+                messages=_messages(job),
+                emitted=job.emitted,
+                max_tokens=max_tokens,
+                temperature=job.temperature,
+                top_p=job.top_p,
+                top_k=job.top_k,
+                seed=job.seed,
+                stop=job.stop,
+            ),
+            deadline_s=deadline_s,
+        )
+
+
+def _messages(job: InferJob) -> list[dict[str, object]]:
+    try:
+        return msgspec.json.decode(job.messages, type=list[dict[str, object]])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadRequest(f"messages is no list of objects: {error}", param="messages") from None
