@@ -1,0 +1,23 @@
+"""Checks that the last line of a command has the keys that everybody relies on, and shows it."""
+
+import json
+import sys
+
+KEYS = {
+    "demo": "answer model engine gateway_peer serving_peer signature_verified receipt_verified "
+    "tokens ttft_ms total_ms",
+    "kernel": "ask_per_s crash_to_answer_p50_ms restarts rss_growth_kb sim_seeds sim_hangs "
+    "sim_late_asks",
+    "store": "writers grouped_tps single_tps ratio p99_ms kills powercuts acked acked_lost corrupt",
+    "envelope": "signature_ed25519_per_s verify_ed25519_per_s verify_secp256k1_per_s "
+    "reject_audience_per_s attacks attacks_refused",
+    "p2p": "ttft_local_p50_ms ttft_routed_p50_ms extra_p50_ms extra_total_ratio loop_lag_p99_ms "
+    "churned churned_ok silent_sockets honest_dials honest_ok window_abuse_rss_mb pubsub_crashes",
+}
+
+last = sys.stdin.read().splitlines()[-1]
+found = json.loads(last)
+print(last)
+missing = [key for key in KEYS[sys.argv[1]].split() if key not in found]
+if missing:
+    sys.exit(f"{sys.argv[1]}: {', '.join(missing)} missing")
