@@ -128,7 +128,7 @@ async def test_a_peer_of_another_chain_or_without_its_wallets_word_is_not_used(
     network: ScriptedNetwork,
     router: RouterClient,
     autojump_clock: object,
-    lie: dict[str, str | bytes]
+    lie: dict[str, str | bytes],
 ) -> None:
     network.up(CAROL, TINY, **lie)  # type: ignore[arg-type]
     network.connect(CAROL)
