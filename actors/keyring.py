@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from r3mes.actors.store import Connection, Store, Transaction
-from r3mes.errors import BadRequest, NotFound, StoreError, Unauthenticated
+from r3mes.errors import BadRequest, NotFound, R3mesError, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +90,13 @@ class Keyring:
             Unauthenticated: mistyped, unknown or revoked.
         """
         key_id = _id_of(secret)
-        known = (await self._keys()).get(key_id)
+        keys = await self._keys()
+        known = keys.get(key_id)
         if known is None or not hmac.compare_digest(known.hash, _hash(secret)):
             raise Unauthenticated("this API key is not known here")
         if known.key.revoked_ms is not None:
             raise Unauthenticated(f"the API key {key_id} was revoked")
-        await self._used(known)
+        await self._used(known, keys)
         return known.key
 
     async def revoke(self, key_id: str) -> None:
@@ -112,13 +113,12 @@ class Keyring:
         return sorted(keys, key=lambda key: (key.created_ms, key.id))
 
     async def _keys(self) -> dict[str, _Known]:
-        if self._known is not None:
-            return self._known
-        changes = self._changes
-        known = await self._store.read(_all)
-        if changes == self._changes:  # else what was read may be older than the change
-            self._known = known
-        return known
+        while self._known is None:
+            changes = self._changes
+            known = await self._store.read(_all)
+            if changes == self._changes:  # else what was read may be older than the change
+                self._known = known
+        return self._known
 
     async def _change(self, fn: Transaction[None]) -> None:
         try:
@@ -127,18 +127,17 @@ class Keyring:
             self._changes += 1
             self._known = None
 
-    async def _used(self, known: _Known) -> None:
+    async def _used(self, known: _Known, keys: dict[str, _Known]) -> None:
         """Note the use now and then; a store in trouble must not turn callers away."""
         now_ms, last_ms = self._now_ms(), known.key.last_used_ms
         if last_ms is not None and now_ms - last_ms < USED_EVERY_MS:
             return
-        if self._known is not None:  # in memory first, so that one request of many writes
-            key = replace(known.key, last_used_ms=now_ms)
-            self._known[key.id] = replace(known, key=key)
+        key = replace(known.key, last_used_ms=now_ms)
+        keys[key.id] = replace(known, key=key)  # first, so that one request of many writes
         try:
-            await self._store.tx(partial(_touch, known.key.id, now_ms))
-        except StoreError as error:
-            logger.warning("the last use of the API key %s was not noted: %s", known.key.id, error)
+            await self._store.tx(partial(_touch, key.id, now_ms))
+        except R3mesError as error:
+            logger.warning("the last use of the API key %s was not noted: %s", key.id, error)
 
 
 def _id_of(secret: str) -> str:

@@ -12,7 +12,15 @@ import trio
 from r3mes.actors import keyring as keyring_module
 from r3mes.actors.keyring import Keyring
 from r3mes.actors.store import DATABASE, Store, Transaction, open_store
-from r3mes.errors import BadRequest, NotFound, StoreBusy, Unauthenticated
+from r3mes.errors import (
+    AskTimeout,
+    BadRequest,
+    NotFound,
+    NotReady,
+    R3mesError,
+    StoreBusy,
+    Unauthenticated,
+)
 
 
 @dataclass
@@ -134,9 +142,37 @@ async def test_a_look_up_that_a_revocation_overtakes_is_not_kept(
 
     gate = trio.Event()
     monkeypatch.setattr(store, "read", slow_read)
-    await keyring.check(secret)  # looked up before the revocation
-    with pytest.raises(Unauthenticated, match="revoked"):
-        await keyring.check(secret)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await keyring.check(secret)
+
+
+async def test_a_slow_look_up_does_not_bring_a_revoked_key_back(
+    keyring: Keyring, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before the revocation and ends after another one has read the new state."""
+    secret = await keyring.create("x", "r")
+    read, started, go_on = store.read, trio.Event(), trio.Event()
+
+    async def slow_read(fn: Transaction[Any]) -> Any:
+        rows = await read(fn)
+        if not started.is_set():
+            started.set()
+            await go_on.wait()
+        return rows
+
+    async def check() -> None:
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await keyring.check(secret)
+
+    monkeypatch.setattr(store, "read", slow_read)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check)
+        await started.wait()
+        await keyring.revoke(secret.split("_")[1])
+        await check()
+        go_on.set()
+    await check()
 
 
 async def test_a_check_reads_no_disk_and_writes_once_a_minute(
@@ -169,15 +205,16 @@ async def test_a_check_reads_no_disk_and_writes_once_a_minute(
     assert [key.last_used_ms for key in await fresh.list()] == [1_060_000]
 
 
+@pytest.mark.parametrize("trouble", [StoreBusy, AskTimeout, NotReady])
 async def test_a_store_in_trouble_turns_no_caller_away(
-    keyring: Keyring, store: Store, monkeypatch: pytest.MonkeyPatch
+    keyring: Keyring, store: Store, monkeypatch: pytest.MonkeyPatch, trouble: type[R3mesError]
 ) -> None:
     secret = await keyring.create("x", "r")
 
-    async def busy(_fn: Transaction[Any]) -> Any:
-        raise StoreBusy("held")
+    async def fail(_fn: Transaction[Any]) -> Any:
+        raise trouble("held")
 
-    monkeypatch.setattr(store, "tx", busy)
+    monkeypatch.setattr(store, "tx", fail)
     assert (await keyring.check(secret)).name == "x"
 
 
