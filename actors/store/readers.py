@@ -36,9 +36,9 @@ class Readers:
     async def opened(self, path: Path) -> AsyncIterator[None]:
         """Lend connections to the database at ``path`` as long as this is open."""
         async with AsyncExitStack() as stack:
-            for _ in range(CONNECTIONS):
-                self._open.add(await stack.enter_async_context(reader(path)))
-            for connection in self._open:
+            opened = [await stack.enter_async_context(reader(path)) for _ in range(CONNECTIONS)]
+            self._open.update(opened)  # all or none: the next incarnation starts from nothing
+            for connection in opened:
                 self._give.send_nowait(connection)
             try:
                 yield

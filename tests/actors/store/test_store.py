@@ -1,6 +1,8 @@
 """What a caller of the store may rely on."""
 
+import errno
 import sqlite3
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,9 @@ import trio
 import trio.testing
 
 from r3mes.actors.store import DATABASE, Connection, Store, Transaction, open_readonly, open_store
+from r3mes.actors.store import readers as readers_module
+from r3mes.actors.store.connections import reader
+from r3mes.actors.store.trio_connection import TrioConnection
 from r3mes.errors import ActorStopped, AskTimeout, NotReady, StoreError
 
 
@@ -182,6 +187,28 @@ async def test_transactions_wait_for_the_next_incarnation(tmp_path: Path) -> Non
         await nursery.start(store.run)
         await store.tx(lambda _: None)
         assert await store.read(peers) == ["kept"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_opened_by_half_opens_whole_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, opened = Store(tmp_path), 0
+
+    def second_fails(path: Path) -> AbstractAsyncContextManager[TrioConnection]:
+        nonlocal opened
+        opened += 1
+        if opened == 2:
+            raise OSError(errno.EMFILE, "too many open files")
+        return reader(path)
+
+    monkeypatch.setattr(readers_module, "reader", second_fails)
+    with pytest.RaisesGroup(OSError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        assert await store.read(peers) == []
         nursery.cancel_scope.cancel()
 
 
