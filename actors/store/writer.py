@@ -153,7 +153,8 @@ class StoreActor(Actor[Write]):
             if full and not await self._writer.run(lambda _: has_room(self._datadir)):
                 continue
             with suppress(StoreError):  # noted by _run, and tried again
-                await self._run([_touch])
+                (touched,) = await self._run([_touch])
+                touched.unwrap()
                 self._health.well()
 
     @asynccontextmanager

@@ -255,6 +255,45 @@ async def test_a_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_disk_too_full_for_the_pid_opens_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    async with open_store(tmp_path) as store:
+        assert await store.read(count) == 0
+        with pytest.raises(DataDirLocked, match="pid unknown"):
+            async with open_store(tmp_path):
+                pass
+
+
+async def test_a_retry_that_fails_by_itself_is_no_recovery(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of one statement leaves the commit of its batch whole."""
+    tries = 0
+
+    def touch(_connection: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        error = sqlite3.OperationalError("read-only")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+        raise error
+
+    well: list[bool] = []
+    monkeypatch.setattr(writer_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(writer_module, "_touch", touch)
+    with pytest.raises(StoreError):
+        await store.tx(touch)
+    with trio.fail_after(5):
+        while tries < 5:
+            await trio.sleep(0.001)
+            well.append(store.problem() is None)
+    assert not any(well)
+
+
 def test_what_an_error_tells_of_the_store(tmp_path: Path) -> None:
     path = tmp_path / DATABASE
     for number in (errno.ENOSPC, errno.EDQUOT):
