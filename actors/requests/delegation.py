@@ -37,12 +37,13 @@ limit: {limit} uremes
 issued: {issued}
 expires: {expires}"""
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
+_NODE = r"[1-9A-Za-z]{1,64}"
 _PATTERN = re.compile(
     re.escape(_TEXT)
     .replace(r"\{chain\}", r"([\x21-\x7e]{1,50})")
     .replace(r"\{account\}", r"([a-z0-9]{1,64})")
     .replace(r"\{session\}", r"([0-9a-f]{64})")
-    .replace(r"\{nodes\}", r"(\*|[1-9A-Za-z]{1,64}(?:,[1-9A-Za-z]{1,64}){0,7})")
+    .replace(r"\{nodes\}", rf"(\*|{_NODE}(?:,{_NODE}){{0,{MAX_AUDIENCES - 1}}})")
     .replace(r"\{limit\}", r"([0-9]{1,19})")
     .replace(r"\{issued\}", f"({_TIME})")
     .replace(r"\{expires\}", f"({_TIME})")

@@ -204,7 +204,7 @@ class RequestVerifier:
         lent = self._sessions.check(header, delegation, now_ms) if header.parent else None
         self._guard.remember(header.sub, header.nonce, header.exp_ms)
         if lent:
-            self._sessions.reserve(header, lent, now_ms)
+            self._sessions.reserve(header, lent)
 
 
 def _check_times(header: Header, now_ms: int) -> None:

@@ -55,6 +55,7 @@ class Sessions:
 
         Raises:
             EnvelopeRefused: it did not, not for this, or not any more.
+            Overloaded: too many delegations are in use.
         """
         if hashlib.sha256(delegation).digest() != header.parent:
             raise EnvelopeRefused("the delegation that the request names did not come with it")
@@ -72,18 +73,13 @@ class Sessions:
                 f"the spend limit of {lent.limit} uremes does not cover this request",
                 do="sign a new delegation, or lower the price that the request allows",
             )
+        if header.parent not in self._spent:
+            self._make_room(now_ms)
         return lent
 
-    def reserve(self, header: Header, lent: Delegation, now_ms: int) -> None:
-        """Count the highest price of an accepted request as spent.
-
-        Raises:
-            Overloaded: too many delegations are in use.
-        """
-        spent = self._spent.get(header.parent)
-        if spent is None:
-            self._make_room(now_ms)
-            spent = self._spent[header.parent] = _Spent(lent.expires)
+    def reserve(self, header: Header, lent: Delegation) -> None:
+        """Count the highest price of an accepted request as spent; right after its `check`."""
+        spent = self._spent.setdefault(header.parent, _Spent(lent.expires))
         spent.uremes += header.max_price
         spent.open[header.nonce] = header.max_price
         if len(spent.open) > MAX_OPEN:

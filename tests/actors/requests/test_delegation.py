@@ -291,15 +291,27 @@ def test_memory_of_sessions_is_bounded_and_never_forgets_spending() -> None:
     )
     lent = [lend(seed) for seed in range(1, 5)]
     for header, data in lent[:3]:
-        known.reserve(header, known.check(header, data, NOW * 1_000), NOW * 1_000)
+        known.reserve(header, known.check(header, data, NOW * 1_000))
     header, data = lent[0]  # dropped from the verified, but its spending counts
     with pytest.raises(EnvelopeRefused, match="spend limit"):
         known.check(header, data, NOW * 1_000)
     header, data = lent[3]
-    fourth = known.check(header, data, NOW * 1_000)
     with pytest.raises(Overloaded):
-        known.reserve(header, fourth, NOW * 1_000)
-    known.reserve(header, fourth, (NOW + 61) * 1_000)  # those that expired make room
+        known.check(header, data, NOW * 1_000)
+    header, data = lend(4, expires=NOW + 600)
+    known.reserve(header, known.check(header, data, (NOW + 61) * 1_000))  # the expired make room
+
+
+def test_full_memory_of_sessions_takes_no_nonce() -> None:
+    session = Session()
+    verifier = session.scene.verifier
+    parent = hashlib.sha256(session.delegation).digest()
+    request = session.scene.request(SESSION, sub=WALLET.address, parent=parent)
+    verifier._sessions._spending_cap = 0
+    with pytest.raises(Overloaded):
+        verifier.verify(request.wire, session.delegation)
+    verifier._sessions._spending_cap = 1
+    verifier.verify(request.wire, session.delegation)  # and is not taken for a replay
 
 
 GENUINE = delegate(WALLET, LENT)
