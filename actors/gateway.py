@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import trio
@@ -27,6 +27,7 @@ from r3mes.chain.keys.signing import Signer
 from r3mes.errors import (
     ContextLengthExceeded,
     EngineError,
+    EnvelopeRefused,
     ModelNotFound,
     NetworkError,
     NoPeer,
@@ -48,7 +49,9 @@ SETTLE_S = 3.0
 REQUEST_TTL_MS = 30_000
 """How long a signed request may wait at the serving node; `Patience.accept_s` waits as long."""
 
-ELSEWHERE = (NetworkError, EngineError, StoreError, Overloaded, NotReady, ModelNotFound)
+CANDIDATES_OWN = (Overloaded, PriceExceeded, EnvelopeRefused)
+"""Of a candidate's load, prices or clock; told as it is when all candidates say the same."""
+ELSEWHERE = (NetworkError, EngineError, StoreError, NotReady, ModelNotFound, *CANDIDATES_OWN)
 """Failures of one candidate before its first token; the next one may do better.  What is wrong
 with the request itself is wrong everywhere."""
 
@@ -110,14 +113,17 @@ class Answer:
     the iteration has come to its end.
     """
 
-    def __init__(self, gateway: Gateway, call: ClientCall, candidate: Candidate) -> None:
-        self._gateway, self.call, self.candidate = gateway, call, candidate
+    def __init__(
+        self, gateway: Gateway, call: ClientCall, candidate: Candidate, signed: SignedRequest
+    ) -> None:
+        self._gateway, self.call, self.candidate, self.signed = gateway, call, candidate, signed
         self.model, self.peer = candidate.offer.name, candidate.peer
         self.route = gateway.route(candidate.peer)
-        self.receipt_id = ""
+        self.receipt_id = signed.hash.hex()
         self.prompt_ids: tuple[int, ...] = ()
         self.output_ids: list[int] = []
         self.queue_ms = 0.0
+        self.settled = False
         self.finish_reason = ""
         self.cost_uremes = 0
         self.signature_verified = self.receipt_verified = False
@@ -173,7 +179,6 @@ class Gateway:
         self._own, self._connect, self._routes = own, connect, routes
         self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
         self._max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
-        self._signed: dict[Answer, SignedRequest] = {}
 
     def route(self, peer: PeerId) -> str:
         """How an answer from ``peer`` comes: ``local`` or ``peer``."""
@@ -228,8 +233,9 @@ class Gateway:
         raise self._nobody(request.model, failures)
 
     def _nobody(self, model: str, failures: Sequence[R3mesError]) -> R3mesError:
-        if all(isinstance(failure, Overloaded) for failure in failures):
-            return failures[-1]
+        last = failures[-1]
+        if isinstance(last, CANDIDATES_OWN) and len({type(failure) for failure in failures}) == 1:
+            return last
         why = "; ".join(sorted({failure.detail for failure in failures}))
         return NoPeer(f"{len(failures)} nodes that serve {model!r} could not be used: {why}")
 
@@ -241,26 +247,24 @@ class Gateway:
         stream = await stack.enter_async_context(self._connect(candidate.peer))
         call = await stack.enter_async_context(ClientCall(stream))
         hello = await call.hello()
-        answer = Answer(self, call, candidate)
-        signed = self._sign(candidate, hello, request)
-        accepted = await call.request(signed.wire)
+        # What routing knows may be older than this hello, which is what we sign for.
+        candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))
+        answer = Answer(self, call, candidate, self._sign(candidate, hello.epoch, request))
+        accepted = await call.request(answer.signed.wire)
         answer.prompt_ids = tuple(accepted.prompt_ids)
-        answer.receipt_id = signed.hash.hex()
         answer.queue_ms = (trio.current_time() - started) * 1000
-        self._signed[answer] = signed
         return answer
 
-    def _sign(self, candidate: Candidate, hello: Hello, request: ChatRequest) -> SignedRequest:
-        offer = _offer_of(hello, candidate.offer.hash)
-        max_tokens = _max_tokens(request, offer)
+    def _sign(self, candidate: Candidate, epoch: bytes, request: ChatRequest) -> SignedRequest:
+        offer = candidate.offer
         return sign_request(
             self._wallet,
             chain=self._chain_id,
             audience=candidate.peer,
-            epoch=hello.epoch,
+            epoch=epoch,
             model=offer.hash,
             body=_job(request).encode(),
-            max_tokens=max_tokens,
+            max_tokens=_max_tokens(request, offer),
             max_price=self._price_limit(offer),
             now_ms=self._now_ms(),
             ttl_ms=REQUEST_TTL_MS,
@@ -283,10 +287,9 @@ class Gateway:
             WireError: the end does not fit what came before it.
             EnvelopeRefused: the signature does not hold, or another wallet's.
         """
-        signed = self._signed.pop(answer)
-        done = await answer.call.done()
+        signed, done = answer.signed, await answer.call.done()
         result = verify_result(done.result, done.signature, wallet=answer.candidate.wallet)
-        self._check(answer, signed, result)
+        self._check(answer, result)
         answer.signature_verified = True
         answer.finish_reason, answer.cost_uremes = result.status, result.price
         counter = countersign(self._wallet, done.result, done.signature)
@@ -310,10 +313,11 @@ class Gateway:
         )
         answer.receipt_verified = True
         await answer.call.receipt(counter)
+        answer.settled = True
         self._routes.ended(answer.peer, ok=True)
 
-    def _check(self, answer: Answer, signed: SignedRequest, result: Result) -> None:
-        offer = answer.candidate.offer
+    def _check(self, answer: Answer, result: Result) -> None:
+        signed, offer = answer.signed, answer.candidate.offer
         due = price_of(
             prompt_tokens=len(answer.prompt_ids),
             completion_tokens=len(answer.output_ids),
@@ -332,8 +336,11 @@ class Gateway:
             raise PriceExceeded(f"the peer asks {result.price} uremes, {due} are due")
 
     async def _leave(self, answer: Answer) -> None:
-        """Cancel an answer that was not read to its end, and keep the receipt of what was."""
-        if answer not in self._signed:
+        """Cancel an answer that did not come to its end, and keep the receipt of what came.
+
+        Settles also what a cancel cut off in the middle of settling.
+        """
+        if answer.settled:
             return
         try:
             with trio.move_on_after(SETTLE_S, shield=True):
@@ -343,8 +350,6 @@ class Gateway:
         except R3mesError as error:
             logger.info("answer %s given up without a receipt: %s", answer.receipt_id, error.detail)
             self._routes.ended(answer.peer, ok=False)
-        finally:
-            self._signed.pop(answer, None)
 
 
 def _offer_of(hello: Hello, model: ModelHash) -> ModelOffer:

@@ -85,7 +85,8 @@ class ScriptedEngine:
     ) -> AsyncIterator[ScriptedGeneration]:
         self.jobs.append((job, max_tokens))
         if self.refusal is not None:
-            raise self.refusal
+            refusal, self.refusal = self.refusal, None
+            raise refusal
         yield ScriptedGeneration(self.then)
 
 
@@ -254,12 +255,40 @@ async def test_a_cancelled_application_leaves_a_receipt_too(world: World) -> Non
     assert ours.status == "cancelled"
 
 
+async def test_an_application_that_leaves_during_the_last_step_leaves_a_receipt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = world.ledger.record
+    with trio.CancelScope() as scope:
+
+        async def leave(receipt: Receipt) -> None:
+            scope.cancel()
+            await record(receipt)
+
+        monkeypatch.setattr(world.ledger, "record", leave)
+        async with world.gateway.complete(request()) as answer:
+            assert [delta async for delta in answer]
+    (ours,) = await world.ledger.receipts()
+    assert (await countersigned(world)).result == ours.result
+
+
 async def test_the_next_candidate_is_taken_when_one_cannot(world: World) -> None:
     gone = Candidate(NodeKey(b"g" * 32).peer_id, world.wallet.address, OFFER)
     world.net.found.insert(0, gone)
     async with world.gateway.complete(request()) as answer:
         assert [delta async for delta in answer]
     assert world.net.outcomes == [(gone.peer, False), (world.bob.peer, True)]
+
+
+@pytest.mark.parametrize("refusal", [PriceExceeded("too dear"), EnvelopeRefused("the clock")])
+async def test_prices_and_clock_of_one_candidate_are_not_those_of_the_next(
+    world: World, refusal: R3mesError
+) -> None:
+    world.net.add(world.bob)
+    world.bob.engine.refusal = refusal
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    assert [ok for _peer, ok in world.net.outcomes] == [False, True]
 
 
 async def test_all_gone_is_told_with_the_reasons(world: World) -> None:
@@ -285,7 +314,6 @@ async def test_a_refusal_arrives_as_itself_and_the_job_may_come_again(
             pass
     assert told.value.detail.endswith(refusal.detail)
     assert told.value.retry_after_s == refusal.retry_after_s
-    world.bob.engine.refusal = None
     async with world.gateway.complete(request()) as answer:
         assert [delta async for delta in answer]
 
@@ -336,6 +364,15 @@ async def test_an_end_signed_by_another_wallet_is_not_believed(world: World) -> 
         async with world.gateway.complete(request()) as answer:
             assert [delta async for delta in answer]
     assert await world.ledger.receipts() == []
+    assert world.net.outcomes == [(world.bob.peer, False)]
+
+
+async def test_the_price_in_the_hello_counts_and_not_what_was_heard_before(world: World) -> None:
+    before = dataclasses.replace(OFFER, price_prompt=0)
+    world.net.found[:] = [dataclasses.replace(world.bob.candidate(), offer=before)]
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    assert answer.cost_uremes == 11
 
 
 async def test_tokens_that_the_end_does_not_cover_are_not_receipted(world: World) -> None:
