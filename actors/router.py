@@ -169,7 +169,8 @@ class Router(Actor[Message]):
                 self._peers.pop(lost, None)
                 self._failures.pop(lost, None)
             case Ended(peer=ended, ok=ok):
-                self._failures[ended] = 0 if ok else self._failures.get(ended, 0) + 1
+                if ended in self._peers:  # else nothing would ever forget it
+                    self._failures[ended] = 0 if ok else self._failures.get(ended, 0) + 1
             case _:
                 assert_never(message)
 
@@ -210,13 +211,14 @@ class Router(Actor[Message]):
             nursery.start_soon(self._keep_greeted, peer)
 
     async def _keep_greeted(self, peer: PeerId) -> None:
-        """Ask for hellos as long as the connection lives."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._greet_for_ever, peer)
-            await self._network.wait_closed(peer)
-            nursery.cancel_scope.cancel()
-        self._greeted.discard(peer)
-        await self.mailbox.tell(Lost(peer))
+        """Ask for hellos as long as a connection lives, also one that came as another went."""
+        while peer in self._network.connected():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._greet_for_ever, peer)
+                await self._network.wait_closed(peer)
+                nursery.cancel_scope.cancel()
+            await self.mailbox.tell(Lost(peer))
+        self._greeted.discard(peer)  # nothing is awaited since the look: no connection is missed
 
     async def _greet_for_ever(self, peer: PeerId) -> None:
         wait = REFRESH_FIRST_S

@@ -75,8 +75,9 @@ class Network:
         await self._up().wait_closed(peer)
 
     def connected(self) -> Sequence[PeerId]:
-        """Peers with a connection, each once."""
-        return tuple({connection.peer: None for connection in self._up().peers()})
+        """Peers with a connection, each once; none while the host restarts."""
+        peers = self._host.peers() if self._host else ()
+        return tuple({connection.peer: None for connection in peers})
 
     def connections(self) -> trio.MemoryReceiveChannel[PeerId]:
         """Peers as they connect from now on."""
@@ -97,8 +98,9 @@ class Network:
             await stream.aclose()
 
     async def _open(self, peer: PeerId) -> FrameStream:
+        host = self._up()
         if peer != self.peer_id:
-            return await self._up().open_stream(peer, INFER)
+            return await host.open_stream(peer, INFER)
         near, far = staple(peer, peer)
         self._tasks.start_soon(self._serve, far)
         return near

@@ -107,6 +107,18 @@ async def test_a_lost_peer_is_no_candidate_and_is_dialled_again(
     assert [peer.peer for peer in await router.peers()] == [BOB]
 
 
+async def test_a_peer_that_is_back_before_its_loss_was_seen_is_greeted(
+    network: ScriptedNetwork, router: RouterClient, autojump_clock: object
+) -> None:
+    network.up(CAROL, TINY)
+    network.connect(CAROL)
+    await trio.sleep(1)
+    network.closed[CAROL].set()
+    network.connect(CAROL)
+    await trio.sleep(1)
+    assert [peer.peer for peer in await router.peers()] == [CAROL]
+
+
 async def test_a_model_that_is_loaded_later_is_noticed(
     network: ScriptedNetwork, router: RouterClient, autojump_clock: object
 ) -> None:
