@@ -126,7 +126,8 @@ class Serving:
         job = InferJob.decode(verified.body)
         accepted = _Accepted(verified, call.peer, self._offer(header.model), job)
         try:
-            await self._ledger.open_job(header.sub, header.idem, verified.hash)
+            with trio.CancelScope(shield=True):  # cut off, it might be taken and never dropped
+                await self._ledger.open_job(header.sub, header.idem, verified.hash)
         except AlreadyAnswered as error:
             call.refusal_receipt = _bytes_of(error.receipt)
             raise

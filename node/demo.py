@@ -181,8 +181,10 @@ def _nodes(folder: Path, names: Sequence[str], config: str) -> Iterator[list[Dem
     Raises:
         NotReady: one did not start, or did not stop in good order.
     """
-    processes = [_start(folder / name, config) for name in names]
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        for name in names:
+            processes.append(_start(folder / name, config))
         yield [_up(name, folder / name, one) for name, one in zip(names, processes, strict=True)]
     finally:
         for process in processes:

@@ -41,8 +41,11 @@ def read_running(datadir: Path) -> Running | None:
     """The node that runs on ``datadir``; None if none does, or none wrote so."""
     try:
         running = msgspec.json.decode((datadir / FILE).read_bytes(), type=Running)
+    except (FileNotFoundError, PermissionError, msgspec.MsgspecError):
+        return None
+    try:
         os.kill(running.pid, 0)
-    except (FileNotFoundError, ProcessLookupError, msgspec.MsgspecError):
+    except ProcessLookupError:
         return None
     except PermissionError:
         pass  # another user's process: it lives

@@ -162,7 +162,13 @@ def told_addresses(txt: bytes, own: PeerId) -> tuple[str, ...]:
         _, kind, host, *_ = address.transport.split("/")
         if key != b"dnsaddr" or address.peer == own or peer not in (None, address.peer):
             continue
-        if kind.startswith("ip") and ipaddress.ip_address(host).is_private:
+        if kind.startswith("ip") and _of_a_lan(host):
             peer = address.peer
             found.append(str(address))
     return tuple(found)
+
+
+def _of_a_lan(host: str) -> bool:
+    """A private address of another machine: ours have services that trust whoever calls."""
+    ip = ipaddress.ip_address(host)
+    return ip.is_private and not (ip.is_loopback or ip.is_unspecified)

@@ -39,9 +39,9 @@ def test_the_wheel_holds_every_tracked_file_under_one_name(wheel: Path) -> None:
 @pytest.mark.slow
 def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import r3mes, r3mes.node.__main__ as m; print(r3mes.__file__); m.main(['--version'])"
+    code = "import r3mes, r3mes.node.__main__ as m; print(r3mes.__file__, flush=True); m.main()"
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, "--version"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
         check=True,

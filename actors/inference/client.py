@@ -175,5 +175,5 @@ async def _begin(ticket: Ticket) -> None:
 def _withdraw(mailbox: Mailbox[Message], ticket: Ticket) -> None:
     if ticket.reason or ticket.error:
         return
-    with suppress(MailboxFull, ActorStopped):  # then the next token finds that nobody reads
+    with suppress(MailboxFull, NotReady, ActorStopped):  # the next token finds no reader
         mailbox.tell_nowait(Withdraw(ticket.start.id))

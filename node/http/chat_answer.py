@@ -142,12 +142,12 @@ class StreamedAnswer(ChatResponse):
 
 
 class _Events:
-    """One event stream: starts once, and is kept alive until something real is sent."""
+    """One event stream: starts once, and is kept alive by comments until it ends."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send, self._headers = send, headers
         self._lock = trio.Lock()
-        self._started = self._talking = False
+        self._started = False
 
     async def start(self, headers: Mapping[str, str]) -> None:
         async with self._lock:
@@ -160,7 +160,6 @@ class _Events:
 
     async def send(self, event: Mapping[str, object]) -> None:
         async with self._lock:
-            self._talking = "choices" in event and bool(event["choices"])
             await self._write(b"data: " + msgspec.json.encode(event) + b"\n\n")
 
     async def end(self) -> None:

@@ -7,7 +7,7 @@ silent sockets from one address keep every honest peer out.
 Fix: the slot goes back with the connection.  Handshakes have a deadline and are counted in all and
 by address prefix (/32, IPv6 /64); when there are too many, the oldest half-open socket is closed,
 not the newest, so a flood cannot hold the door shut.  Established connections are counted
-likewise, and the one too many is refused before its handshake.
+likewise, and the one too many is refused before its handshake, or after it if others were faster.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class InboundGate:
             return
         await self._make_room(prefix)
         connection = await self._admit(socket, maddr, prefix)
-        if connection is None:
+        if connection is None or self._is_full(prefix):  # others may have come in meanwhile
+            if connection is not None:
+                self.statistics.refused += 1
+                await _close(connection)
             await _close(socket)
             return
         self._established[prefix] += 1
@@ -113,7 +116,7 @@ async def _closed(connection: IMuxedConn) -> None:
     await connection.event_shutting_down.wait()  # type: ignore[attr-defined]
 
 
-async def _close(socket: ReadWriteCloser) -> None:
+async def _close(socket: ReadWriteCloser | IMuxedConn) -> None:
     with trio.move_on_after(CLOSE_S, shield=True):
         try:
             await socket.close()

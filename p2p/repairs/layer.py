@@ -16,6 +16,7 @@ from r3mes.p2p.repairs import (
     new_streams,
     pings,
     receive_window,
+    remote_addresses,
     resets,
     stream_handlers,
     whole_reads,
@@ -35,6 +36,7 @@ REPAIRS: Final = (
     window_waits,
     handshakes,
     auto_connector,
+    remote_addresses,
 )
 
 _applied = False

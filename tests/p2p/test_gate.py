@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -81,6 +81,20 @@ async def test_a_crowded_address_does_not_crowd_out_another() -> None:
             await host.wait_closed(first.peer_id)
             await host.wait_closed(second.peer_id)
             await honest.dial(host.addrs)
+
+
+async def test_those_who_come_at_once_are_counted_too() -> None:
+    limits = HostLimits(connections_per_prefix=2)
+    with trio.fail_after(20):
+        async with AsyncExitStack() as stack:
+            host = await stack.enter_async_context(host_with(limits))
+            guests = [await stack.enter_async_context(host_with(HostLimits())) for _ in range(5)]
+            async with trio.open_nursery() as nursery:
+                for guest in guests:
+                    nursery.start_soon(guest.dial, host.addrs)
+            while sum(bool(guest.peers()) for guest in guests) > 2:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            assert len(host.peers()) == 2
 
 
 async def test_a_dial_that_is_given_up_leaves_nothing() -> None:

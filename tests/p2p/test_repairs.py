@@ -21,6 +21,7 @@ import pytest
 import trio
 import trio.testing
 from libp2p.host import basic_host
+from libp2p.io import trio as io_trio
 from libp2p.network import auto_connector, swarm
 from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
@@ -67,6 +68,7 @@ REPLACED: list[tuple[ModuleType, str, str]] = [
     (swarm, "Swarm.upgrade_inbound_raw_conn", "e24c4285f494767a"),
     (swarm, "Swarm.upgrade_outbound_raw_conn", "54a8867681b2f4f0"),
     (auto_connector, "AutoConnector.maybe_connect", "018fac95eafc2413"),
+    (io_trio, "TrioTCPStream.get_remote_address", "2238d30600e5c1e0"),
 ]
 
 
@@ -351,6 +353,31 @@ async def test_libp2p_dials_nobody_by_itself(pair: tuple[Host, Host]) -> None:
     await a.disconnect(b.peer_id)
     await a._swarm.auto_connector.maybe_connect()
     assert dialled == []
+
+
+async def addresses_seen(listen: str) -> list[str]:
+    """What a host that listens there sees of a guest on the same machine."""
+    with trio.fail_after(20):
+        async with open_host(NodeKey(os.urandom(32)), listen=[listen]) as host:
+            async with open_host(NodeKey(os.urandom(32)), listen=["127.0.0.1:0"]) as guest:
+                port = host.addrs[0].split("/")[4]
+                at = "/ip4/127.0.0.1" if listen == "[::]:0" else "/ip6/::1"
+                await guest.dial([f"{at}/tcp/{port}/p2p/{host.peer_id}"])
+                while not host.peers():  # noqa: ASYNC110  the host notices a moment later
+                    await trio.sleep(0.01)
+                return [peer.address.rpartition("/tcp/")[0] for peer in host.peers()]
+
+
+@pytest.mark.parametrize(
+    ("listen", "seen"), [("[::1]:0", "/ip6/::1"), ("[::]:0", "/ip4/127.0.0.1")]
+)
+async def test_peers_of_an_ipv6_socket_have_addresses(listen: str, seen: str) -> None:
+    assert await addresses_seen(listen) == [seen]
+
+
+async def test_ipv6_addresses_are_needed(without: Callable[[ModuleType, str], None]) -> None:
+    without(io_trio, "TrioTCPStream.get_remote_address")
+    assert await addresses_seen("[::1]:0") == [""]
 
 
 async def write_to_a_pausing_reader(pair: tuple[Host, Host], pause_s: float) -> int:

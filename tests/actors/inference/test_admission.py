@@ -1,3 +1,5 @@
+"""Admission: useful work under overload, no work for those who gave up, honest waits."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""The pipe to the worker: what is written is read, and garbage is refused."""
+
 from __future__ import annotations
 
 import struct

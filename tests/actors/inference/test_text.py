@@ -1,3 +1,5 @@
+"""Templates, tokens to text and stop strings, for every way a stream can be cut."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

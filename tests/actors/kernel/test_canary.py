@@ -1,3 +1,5 @@
+"""The canary: it sees a blocked loop, and costs nothing while the loop is idle."""
+
 from __future__ import annotations
 
 import time
