@@ -184,7 +184,7 @@ def _nodes(folder: Path, names: Sequence[str], config: str) -> Iterator[list[Dem
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for name in names:
-            processes.append(_start(folder / name, config))
+            processes.append(_start(folder / name, config))  # noqa: PERF401  of each that began
         yield [_up(name, folder / name, one) for name, one in zip(names, processes, strict=True)]
     finally:
         for process in processes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("node", "actors", "p2p", "chain", "config")
+FOLDERS = ("node", "actors", "p2p", "chain", "config", "systemd")
 
 
 @pytest.fixture(scope="module")
