@@ -52,13 +52,18 @@ def restrict_files(model: Path) -> None:
 
 
 def _readable(model: Path) -> Iterator[Path]:
-    yield from map(Path, (*SYSTEM, sys.prefix, sys.base_prefix))
+    yield from map(Path, (*SYSTEM, sys.prefix, sys.base_prefix, *_libraries()))
     yield from (Path("/proc", name) for name in PROC)
     yield Path(r3mes.errors.__file__).parent
     yield Path(r3mes.actors.__file__).parent
     yield model
     if model.is_dir():
         yield from model.iterdir()  # a hub snapshot holds links to files elsewhere
+
+
+def _libraries() -> list[str]:
+    """Where packages are that lie outside of this environment but are named by it."""
+    return [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
 
 
 def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
