@@ -42,7 +42,7 @@ run: setup
 	@exec $(BIN)/r3mes run
 
 test: setup
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+	@$(BIN)/python -m pytest -q
 
 
 check: setup

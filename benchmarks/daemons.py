@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,8 @@ class Daemon:
     def __init__(self, folder: Path, **config: object) -> None:
         self.folder, self.log = folder, folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """Of `start`, on top of this process's own."""
         folder.mkdir(parents=True)
         self.configure(**config)
         self.command("init", check=True)
@@ -56,7 +59,8 @@ class Daemon:
     def start(self) -> Daemon:
         whole = [sys.executable, "-m", "r3mes.node", "--datadir", str(self.folder), "run"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(whole, stdout=log, stderr=log)
+            env = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(whole, stdout=log, stderr=log, env=env)
         wait(lambda: self.running_now(), f"the node in {self.folder.name}")
         return self
 

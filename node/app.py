@@ -43,7 +43,9 @@ from r3mes.errors import (
 )
 from r3mes.ids import PeerId
 from r3mes.node import lifecycle
+from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_app
+from r3mes.node.http.probe import ask_api
 from r3mes.node.http.server import HttpServer
 from r3mes.node.lan import Lan
 from r3mes.node.models import OwnModels
@@ -51,9 +53,15 @@ from r3mes.node.network import Network
 from r3mes.node.routes import Routes
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
+from r3mes.node.systemd import notify, watchdog_seconds
 from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import Hello
+
+UNWATCHED_S = 60.0
+"""The patience that stands for systemd's where it does not watch."""
+STORE_START_S = 900.0
+"""Opening the store checks the whole file, and may migrate it."""
 
 
 def now_ms() -> int:
@@ -103,6 +111,11 @@ class Node:
         )
         self._api_door = Doorway("requests")
         self.api = HttpChild(self._api(), config, (self._api_door, self._peers_door), self.state)
+        self.heartbeat = Heartbeat(
+            {"store": self.store.answers, "p2p": self.network.knock, "http": self.api.answers},
+            interval=(watchdog_seconds() or UNWATCHED_S) / 2,
+            beat=lambda: notify("WATCHDOG=1"),
+        )
         self.root = Supervisor(
             "root", self._children(), strategy=Strategy.REST_FOR_ONE, intensity=3, period=60.0
         )
@@ -156,7 +169,13 @@ class Node:
         broken = (StoreCorrupt, StoreNewer, DataDirLocked)
         store, network, api = self.store, self.network, self.api
         return [
-            ChildSpec("store", store.run, intake=store.mailbox, fatal=broken),
+            ChildSpec(
+                "store",
+                store.run,
+                intake=store.mailbox,
+                fatal=broken,
+                ready_timeout=STORE_START_S,
+            ),
             ChildSpec("ledger", self._forget_dead_jobs, Restart.TRANSIENT),
             ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
             self._work().as_child(),
@@ -228,6 +247,14 @@ class HttpChild:
         for door in self._doors:  # drained: what the doors let in needs the rest of the node
             await door.wait_empty()
 
+    async def answers(self) -> None:
+        """Return once the API has answered a request.
+
+        Raises:
+            NotReady: nobody listens there now.
+        """
+        await ask_api(self.address)
+
     def drain(self) -> None:
         """The node stops: refuse new work at every door, let answers in flight end."""
         self._state.draining = True
@@ -268,6 +295,9 @@ def run_node(
 
     async def main() -> int:
         node = Node(config, key, wallet, on_ready)
-        return await lifecycle.serve(node.root, drain_timeout=config.limits.drain_seconds)
+        handles = lifecycle.Handles(status=node.state.line, heartbeat=node.heartbeat)
+        return await lifecycle.serve(
+            node.root, drain_timeout=config.limits.drain_seconds, handles=handles
+        )
 
     return lifecycle.run(main)

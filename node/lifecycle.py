@@ -7,23 +7,43 @@ process by itself, because trio waits for ever for a task in a thread or behind 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
-import threading
-import time
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 import trio
 
+from r3mes.actors.kernel.child import State
 from r3mes.actors.kernel.escalation import on_stuck
 from r3mes.actors.kernel.supervisor import Supervisor
 from r3mes.errors import R3mesError
+from r3mes.node.ending import FAILED, GRACE, hard_exit_after
+from r3mes.node.heartbeat import Heartbeat
+from r3mes.node.loop_watch import LoopWatch
+from r3mes.node.systemd import extend, notify, reloading
 
 logger = logging.getLogger(__name__)
 
-GRACE = 1.0  # seconds left to a process that should have ended by now, before it is ended
-FAILED = R3mesError.kind.exit  # 70, EX_SOFTWARE: systemd starts the node again
+STATUS_S = 2.0
+"""How often the status line is looked at; it is sent when it has changed."""
+START_S = 30.0
+"""What a node that is still starting asks for, again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Where the process can take hold of the node that it runs.
+
+    Args:
+        status: what the node does now, in a line, once it is up.
+        heartbeat: run while the node is up; None if nobody is to be asked.
+        reload: reads the configuration again; says what came of it in the log.
+    """
+
+    status: Callable[[], str] = lambda: "serving"
+    heartbeat: Heartbeat | None = None
+    reload: Callable[[], Awaitable[object]] | None = None
 
 
 def run(main: Callable[[], Awaitable[int]]) -> int:
@@ -33,30 +53,36 @@ def run(main: Callable[[], Awaitable[int]]) -> int:
     return status
 
 
-async def serve(root: Supervisor, *, drain_timeout: float = 20.0) -> int:
+async def serve(
+    root: Supervisor, *, drain_timeout: float = 20.0, handles: Handles | None = None
+) -> int:
     """Run ``root`` until SIGTERM or SIGINT, even one that arrives during start-up.
 
     The first signal drains, for ``drain_timeout`` seconds at most; a second one stops at once.
+    SIGHUP reloads, or drains when the terminal that the node was started from has gone.
 
     Returns:
         The exit status: 0 after the first signal, 128 + signal number after a second, else that
         of the error which ended ``root`` (`R3mesError.kind`, 70 for what nobody foresaw).
     """
     on_stuck(lambda name: hard_exit_after(GRACE, FAILED))
-    stop = _Stop(root, drain_timeout)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    process = _Process(root, drain_timeout, handles or Handles())
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop.heed, signals)
-            status = await _live(root, stop)
+            nursery.start_soon(LoopWatch().run)
+            nursery.start_soon(process.heed, signals)
+            nursery.start_soon(process.tell_systemd)
+            nursery.start_soon(process.beat)
+            status = await _live(root, process)
             nursery.cancel_scope.cancel()
     root.close()
-    return status or stop.status
+    return status or process.status
 
 
-async def _live(root: Supervisor, stop: _Stop) -> int:
+async def _live(root: Supervisor, process: _Process) -> int:
     try:
-        with stop.scope:
-            await root.run(task_status=stop)
+        with process.scope:
+            await root.run(task_status=process)
     except R3mesError as error:
         logger.error("%s", error)  # noqa: TRY400  says what and why; the trace says no more
         return error.kind.exit
@@ -66,52 +92,79 @@ async def _live(root: Supervisor, stop: _Stop) -> int:
     return 0
 
 
-class _Stop:
-    """How ``root`` is stopped; its task status, because that depends on whether it is ready."""
+class _Process:
+    """What goes on beside ``root``; its task status, because it matters whether it is ready."""
 
-    def __init__(self, root: Supervisor, drain_timeout: float) -> None:
+    def __init__(self, root: Supervisor, drain_timeout: float, handles: Handles) -> None:
         self.scope = trio.CancelScope()
         self.status = 0
-        self._root = root
-        self._drain_timeout = drain_timeout
-        self._ready = False
+        self._root, self._drain_timeout, self._handles = root, drain_timeout, handles
+        self._ready, self._stopping = trio.Event(), trio.Event()
+        self._had_terminal = _terminal()
 
     def started(self, value: None = None) -> None:
-        self._ready = True
-        notify("READY=1", "STATUS=serving")
+        self._ready.set()
+        notify("READY=1", f"STATUS={self._line()}")
 
     async def heed(self, signals: AsyncIterator[int]) -> None:
-        await anext(signals)
-        notify("STOPPING=1", "STATUS=finishing what was accepted")
-        self._drain()
-        second = await anext(signals)
-        self.status = 128 + second
-        self.scope.cancel()
-        hard_exit_after(GRACE, self.status)
+        async for number in signals:
+            if number == signal.SIGHUP and not self._hung_up():
+                await self._reload()
+            elif not self._stopping.is_set():
+                self._drain()
+            else:
+                self.status = 128 + number
+                self.scope.cancel()
+                hard_exit_after(GRACE, self.status)
+
+    def _hung_up(self) -> bool:
+        return self._had_terminal and not _terminal()
+
+    async def _reload(self) -> None:
+        if self._handles.reload is None or self._stopping.is_set():
+            return
+        notify(reloading())
+        await self._handles.reload()
+        if self._ready.is_set():
+            notify("READY=1", f"STATUS={self._line()}")
 
     def _drain(self) -> None:
-        patience = self._drain_timeout if self._ready else 0.0
+        self._stopping.set()
+        patience = self._drain_timeout if self._ready.is_set() else 0.0
+        most = patience + self._root.stop_timeout + GRACE
+        notify("STOPPING=1", "STATUS=finishing what was accepted", extend(most + GRACE))
         self.scope.deadline = trio.current_time() + patience
         self._root.drain()
-        hard_exit_after(patience + self._root.stop_timeout + GRACE, FAILED)
+        hard_exit_after(most, FAILED)
+
+    async def tell_systemd(self) -> None:
+        """Keep the status line true; while the node starts, ask for the time that it takes."""
+        said = ""
+        while not self._stopping.is_set():
+            line = self._line()
+            lines = [f"STATUS={line}"] if line != said else []
+            if not self._ready.is_set():
+                lines.append(extend(START_S))
+            if lines:
+                notify(*lines)
+            said = line
+            await trio.sleep(STATUS_S)
+
+    def _line(self) -> str:
+        if self._ready.is_set():
+            return self._handles.status()
+        waits = [one.name for one in self._root.statistics() if one.state is State.STARTING]
+        return f"starting {', '.join(waits)}".rstrip()
+
+    async def beat(self) -> None:
+        """Have the parts asked while the node is up; a node that stops is not watched."""
+        await self._ready.wait()
+        async with trio.open_nursery() as nursery:
+            if self._handles.heartbeat is not None:
+                nursery.start_soon(self._handles.heartbeat.run)
+            await self._stopping.wait()
+            nursery.cancel_scope.cancel()
 
 
-def hard_exit_after(seconds: float, status: int) -> None:
-    """End the process with ``status`` in ``seconds`` if it still lives then, whatever it does."""
-
-    def end() -> None:
-        time.sleep(seconds)
-        os.write(2, f"r3mes: did not end by itself in {seconds:g} s, exit {status}\n".encode())
-        os._exit(status)
-
-    threading.Thread(target=end, name="hard-exit", daemon=True).start()
-
-
-def notify(*lines: str) -> None:
-    """Tell systemd (``Type=notify``); a no-op elsewhere.  Source: sd_notify(3).
-
-    The only environment variable that is not configuration: systemd sets it, not a person.
-    """
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto("\n".join(lines).encode(), address.replace("@", "\0", 1))
+def _terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()

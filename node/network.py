@@ -71,6 +71,15 @@ class Network:
     async def dial(self, addrs: Sequence[str]) -> PeerId:
         return await self._up().dial(addrs)
 
+    async def knock(self) -> None:
+        """Return when the listeners have answered a connection from this machine.
+
+        Raises:
+            NotReady: the host restarts.
+            PeerUnreachable: nobody listens.
+        """
+        await self._up().knock()
+
     async def wait_closed(self, peer: PeerId) -> None:
         await self._up().wait_closed(peer)
 

@@ -51,6 +51,23 @@ class State:
             reasons += self._without_model()
         return reasons
 
+    def line(self) -> str:
+        """What the node does now, for the one line that systemd shows."""
+        if self.draining:
+            return "finishing what was accepted"
+        boards = self._inference.boards()
+        loading = [name for name, board in boards.items() if board.state == "loading"]
+        serving, peers = len(self._inference.manifests()), len(self._network.connected())
+        running = sum(board.running for board in boards.values())
+        return ", ".join(
+            [
+                *(f"loading {name}" for name in loading),
+                f"serving {_counted(serving, 'model')}",
+                _counted(peers, "peer"),
+                f"{running} running",
+            ]
+        )
+
     async def _served_by_peers(self) -> bool:
         return any(peer.hello.models for peer in await self._router.peers())
 
@@ -90,6 +107,10 @@ class State:
             },
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _model(name: str, board: Board) -> dict[str, object]:

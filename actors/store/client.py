@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
 import trio
 
-from r3mes.actors.store.batch import Transaction
+from r3mes.actors.store.batch import Connection, Transaction
 from r3mes.actors.store.datadir import DATABASE
 from r3mes.actors.store.faults import condition
 from r3mes.actors.store.health import Health
 from r3mes.actors.store.readers import Readers
 from r3mes.actors.store.writer import CAPACITY, Intake, StoreActor, Write
-from r3mes.errors import R3mesError
+from r3mes.errors import NotReady, R3mesError, StoreError
 
 R = TypeVar("R")
+
+ANSWER_S = 8.0
+"""How long the writer may take to say anything: a commit on a slow disk goes before."""
 
 
 class Store:
@@ -71,9 +74,22 @@ class Store:
                 raise problem from error
             raise
 
+    async def answers(self) -> None:
+        """Return once the writer has answered, if only that it cannot write now.
+
+        Raises:
+            AskTimeout: it is silent.
+        """
+        with suppress(StoreError, NotReady):
+            await self.tx(_nothing, timeout=ANSWER_S)
+
     def problem(self) -> R3mesError | None:
         """Why nothing can be written now, or None; for readiness."""
         return self._health.problem
+
+
+def _nothing(connection: Connection) -> None:
+    """A transaction that changes nothing and so reaches no disk."""
 
 
 @asynccontextmanager

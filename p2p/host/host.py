@@ -21,6 +21,7 @@ from r3mes.ids import PeerId
 from r3mes.p2p.addresses import PeerAddress, parse_peer_address
 from r3mes.p2p.host.connections import Connections, PeerConnection
 from r3mes.p2p.host.net_streams import NetBytes, StreamCounts
+from r3mes.p2p.knock import knock
 from r3mes.p2p.limits import HostLimits
 from r3mes.p2p.streams import FramedStream, FrameStream
 
@@ -69,6 +70,17 @@ class Host:
                 await stream.aclose()
 
         self._host.set_stream_handler(TProtocol(protocol), handle)
+
+    async def knock(self) -> None:
+        """Return when each listener of this host has answered; the caller sets how long to wait.
+
+        Raises:
+            PeerUnreachable: one does not listen any more.
+        """
+        for listener in self._swarm.listeners.values():
+            for address in listener.get_addrs():
+                _, _, host, _, port, *_ = str(address).split("/")
+                await knock(host, int(port))
 
     async def dial(self, addrs: Sequence[str], *, timeout: float = 6.0) -> PeerId:
         """Connect to a peer by any of its addresses; at once if it is connected.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -16,7 +14,7 @@ import trio
 from r3mes.actors.kernel.child import ChildSpec
 from r3mes.actors.kernel.supervisor import Supervisor
 from r3mes.errors import ConfigError, PortInUse
-from r3mes.node.lifecycle import notify, serve
+from r3mes.node.lifecycle import serve
 
 PROLOGUE = """
 import sys, threading, trio, trio.testing
@@ -241,13 +239,3 @@ async def test_a_first_start_that_fails_tells_the_exit_status(
     inner = Supervisor("inner", [ChildSpec("fails", fails)])
     assert await serve(Supervisor("root", [inner.as_child()])) == status
     assert "x" in caplog.text
-
-
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notify("READY=1", "STATUS=serving")
-        assert systemd.recv(100) == b"READY=1\nSTATUS=serving"
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    notify("READY=1")  # nobody to tell

@@ -5,18 +5,21 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from r3mes.actors.store import BACKUPS, DATABASE, Connection, Store, Transaction, open_store
+from r3mes.actors.store import client as client_module
 from r3mes.actors.store import writer as writer_module
 from r3mes.actors.store.batch import write_batch
 from r3mes.actors.store.faults import condition
-from r3mes.errors import DataDirLocked, StoreBusy, StoreCorrupt, StoreError, StoreFull
+from r3mes.errors import AskTimeout, DataDirLocked, StoreBusy, StoreCorrupt, StoreError, StoreFull
 
 
 def blob(number: int) -> Transaction[object]:
@@ -167,7 +170,22 @@ async def test_a_foreign_lock_that_ends_is_noticed_without_a_caller(
         foreign.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreBusy):
             await store.tx(blob(0))
+        await store.answers()  # that it cannot write is an answer; a watchdog must not kill for it
     await until_well(store)
+    await store.answers()
+
+
+async def test_a_writer_that_hangs_does_not_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(client_module, "ANSWER_S", 0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.tx, lambda connection: hangs.wait())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(AskTimeout):
+            await store.answers()
+        hangs.set()
 
 
 def damage(path: Path, offset: int) -> None:
