@@ -7,7 +7,7 @@ from mnemonic import Mnemonic
 
 from r3mes.node.logs.masking import masked
 
-WORDS = Mnemonic("english").generate(256)
+WORDS = Mnemonic("english").to_mnemonic(bytes(range(32)))  # the same for every worker
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Ten times more requests than a node can answer, from clients that do not wait for one another."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import trio
+
+from benchmarks.acked import chat, lost, receipt_id
+from benchmarks.daemons import Daemon, endless_model
+from benchmarks.report import say
+
+TOKENS = 192
+"""Of each answer: long enough that asking costs little beside it."""
+TIMES_CAPACITY = 10
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Answers and refusals, each with the seconds that they took."""
+
+    answered_s: list[float] = field(default_factory=list)
+    shed_s: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    receipts: list[str] = field(default_factory=list)
+
+
+def overload(folder: Path, *, seconds: float) -> dict[str, Any]:
+    """Goodput over capacity, and what answers and refusals take.
+
+    Capacity is what two clients get who each wait for their answer before they ask again, measured
+    before and after the crowd.
+    """
+    models = [{"id": str(endless_model(folder.with_name("endless"))), "name": "endless"}]
+    node = Daemon(folder, models=models).start().wait_for_model("endless")
+    try:
+        before = trio.run(_capacity, node, seconds / 2)
+        crowd = trio.run(_crowd, node, before * TIMES_CAPACITY, seconds)
+        after = trio.run(_capacity, node, seconds / 2)
+    finally:
+        node.end()
+    capacity, goodput = (before + after) / 2, len(crowd.answered_s) / seconds
+    say(f"capacity {before:.2f} and {after:.2f}/s, {len(crowd.shed_s)} shed, {crowd.failed[:3]}")
+    return {
+        "overload_goodput_ratio": round(goodput / capacity, 3),
+        "overload_p99_ms": round(_p99(crowd.answered_s) * 1000, 1),
+        "overload_offered_per_s": round(before * TIMES_CAPACITY, 1),
+        "overload_failed": len(crowd.failed),
+        "shed": len(crowd.shed_s),
+        "shed_p50_ms": round(statistics.median(crowd.shed_s or [0.0]) * 1000, 1),
+        "shed_p99_ms": round(_p99(crowd.shed_s) * 1000, 1),
+        "acked_lost": lost(folder, crowd.receipts),
+    }
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)] if values else 0.0
+
+
+async def _capacity(node: Daemon, seconds: float) -> float:
+    """Answers per second to two clients, one of whom always waits."""
+    counted = Crowd()
+    async with _client(node) as client, trio.open_nursery() as nursery:
+
+        async def keep_asking() -> None:
+            while True:
+                await _ask(client, counted)
+
+        await _ask(client, Crowd())
+        nursery.start_soon(keep_asking)
+        nursery.start_soon(keep_asking)
+        await trio.sleep(seconds)
+        nursery.cancel_scope.cancel()
+    return len(counted.answered_s) / seconds
+
+
+async def _crowd(node: Daemon, rate: float, seconds: float) -> Crowd:
+    """Poisson arrivals; answers count when they end before the time is up."""
+    crowd, random = Crowd(), Random(1)  # noqa: S311  arrivals, not secrets
+    async with _client(node) as client, trio.open_nursery() as nursery:
+        with trio.move_on_after(seconds):
+            while True:
+                nursery.start_soon(partial(_ask, client, crowd))
+                await trio.sleep(random.expovariate(rate))
+        nursery.cancel_scope.cancel()
+    return crowd
+
+
+def _client(node: Daemon) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=node.url, headers=node.headers, limits=limits, timeout=60)
+
+
+async def _ask(client: httpx.AsyncClient, crowd: Crowd) -> None:
+    begun = time.perf_counter()
+    try:
+        answer = await client.post("/v1/chat/completions", json=chat("endless", TOKENS))
+    except httpx.HTTPError as error:
+        crowd.failed.append(repr(error))
+        return
+    took = time.perf_counter() - begun
+    if answer.is_success:
+        crowd.answered_s.append(took)
+        crowd.receipts.append(receipt_id(answer.json()))
+    elif answer.status_code in {429, 503}:
+        crowd.shed_s.append(took)
+    else:
+        crowd.failed.append(answer.text)
