@@ -219,7 +219,7 @@ class Gateway:
                     await self._leave(answer)
 
     async def _first_willing(self, stack: AsyncExitStack, request: ChatRequest) -> Answer:
-        failures: list[R3mesError] = []
+        failures: list[tuple[PeerId, R3mesError]] = []
         for candidate in await self._routes.candidates(request.model):
             try:
                 async with AsyncExitStack() as attempt:
@@ -229,14 +229,15 @@ class Gateway:
             except ELSEWHERE as error:
                 logger.info("candidate %s: %s", candidate.peer, error.detail)
                 self._routes.ended(candidate.peer, ok=False)
-                failures.append(error)
+                failures.append((candidate.peer, error))
         raise self._nobody(request.model, failures)
 
-    def _nobody(self, model: str, failures: Sequence[R3mesError]) -> R3mesError:
-        last = failures[-1]
-        if isinstance(last, CANDIDATES_OWN) and len({type(failure) for failure in failures}) == 1:
+    def _nobody(self, model: str, failures: Sequence[tuple[PeerId, R3mesError]]) -> R3mesError:
+        errors, last = [error for _, error in failures], failures[-1][1]
+        alike = isinstance(last, CANDIDATES_OWN) and len({type(error) for error in errors}) == 1
+        if alike or {peer for peer, _ in failures} == {self._own}:
             return last
-        why = "; ".join(sorted({failure.detail for failure in failures}))
+        why = "; ".join(sorted({error.detail for error in errors}))
         return NoPeer(f"{len(failures)} nodes that serve {model!r} could not be used: {why}")
 
     async def _open(
@@ -245,7 +246,7 @@ class Gateway:
         """Bring ``request`` to one candidate, until it has accepted it."""
         started = trio.current_time()
         stream = await stack.enter_async_context(self._connect(candidate.peer))
-        call = await stack.enter_async_context(ClientCall(stream))
+        call = await stack.enter_async_context(ClientCall(stream, own=candidate.peer == self._own))
         hello = await call.hello()
         # What routing knows may be older than this hello, which is what we sign for.
         candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))

@@ -55,6 +55,9 @@ class Generation(Protocol):
 class Engine(Protocol):
     """What serving needs of inference."""
 
+    def check_room(self, model: str, deadline_s: float) -> None:
+        """Raise `Overloaded` if an answer could not begin in time; costs nothing."""
+
     def generate(
         self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
     ) -> AbstractAsyncContextManager[Generation]: ...
@@ -77,6 +80,11 @@ class _Accepted:
     peer: PeerId
     offer: ModelOffer
     job: InferJob
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds from now, because clocks may differ, until the answer must have begun."""
+        return (self.request.header.exp_ms - self.request.header.iat_ms) / 1000
 
 
 class Serving:
@@ -125,6 +133,8 @@ class Serving:
         header = verified.header
         job = InferJob.decode(verified.body)
         accepted = _Accepted(verified, call.peer, self._offer(header.model), job)
+        # Before the job is taken: under overload the store must not pay for refusals.
+        self._engine.check_room(accepted.offer.name, accepted.deadline_s)
         try:
             with trio.CancelScope(shield=True):  # cut off, it might be taken and never dropped
                 await self._ledger.open_job(header.sub, header.idem, verified.hash)
@@ -148,9 +158,8 @@ class Serving:
         header, offer = accepted.request.header, accepted.offer
         # A cap of the whole context means: as much as fits beside the prompt.
         cap = None if header.max_tokens >= offer.context else header.max_tokens
-        deadline_s = (header.exp_ms - header.iat_ms) / 1000  # from now: clocks may differ
         async with self._engine.generate(
-            offer.name, accepted.job, max_tokens=cap, deadline_s=deadline_s
+            offer.name, accepted.job, max_tokens=cap, deadline_s=accepted.deadline_s
         ) as generation:
             self._check_price(accepted, len(generation.prompt_ids))
             await call.accept(generation.prompt_ids)

@@ -28,8 +28,8 @@ PATIENCE_S = 90.0
 class Daemon:
     """One node; `start` may be called again after it ended."""
 
-    def __init__(self, folder: Path, log_file: Path | None = None, **config: object) -> None:
-        self.folder, self.log = folder, log_file or folder / "log"
+    def __init__(self, folder: Path, *, log: Path | None = None, **config: Any) -> None:
+        self.folder, self.log = folder, log or folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
         """Of `start`, on top of this process's own."""

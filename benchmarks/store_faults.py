@@ -44,7 +44,7 @@ def disk_full(folder: Path) -> dict[str, Any]:
 
 def _inside(disk: Path) -> dict[str, Any]:
     log = disk.with_name(f"{disk.name}.log")  # beside it: what was printed outlives the disk
-    node = Daemon(disk / "node", models=[{"id": "builtin"}], log_file=log).start()
+    node = Daemon(disk / "node", models=[{"id": "builtin"}], log=log).start()
     node.wait_for_model("builtin")
     receipts = [receipt_id(ask(node).json()) for _ in range(5)]
     filler = disk / "filler"

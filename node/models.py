@@ -40,6 +40,9 @@ class OwnModels:
         """Raise why ``model`` cannot write now, if it is one of this node's and cannot."""
         self._inference.explain(model)
 
+    def check_room(self, model: str, deadline_s: float) -> None:
+        self._inference.check_room(model, deadline_s)
+
     def generate(
         self, model: str, job: InferJob, *, max_tokens: int | None, deadline_s: float
     ) -> AbstractAsyncContextManager[Generation]:

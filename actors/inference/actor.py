@@ -67,6 +67,8 @@ class Board:
     """What the actor lets others see without asking; it alone writes here.
 
     Args:
+        slots: answers that can be written at the same time.
+        admission: who may wait.
         state: ``loading``, ``ready``, ``restarting`` (requests wait) or ``failed``.
         ready: set once a worker has loaded the model, kept while the next one starts.
         error: why there is no worker now.
@@ -74,6 +76,8 @@ class Board:
         pid: of the worker.
     """
 
+    slots: int
+    admission: Admission
     state: str = "loading"
     ready: Ready | None = None
     error: EngineError | None = None
@@ -82,6 +86,20 @@ class Board:
     restarts: int = 0
     pid: int | None = None
     changed: trio.Event = field(default_factory=trio.Event)
+
+    def check_room(self, patience_s: float) -> None:
+        """Let a request in that is worthless unless it has begun in ``patience_s`` seconds.
+
+        Raises:
+            Overloaded: as `Admission.check` finds.
+        """
+        self.admission.check(
+            waiting=self.waiting,
+            running=self.running,
+            slots=self.slots,
+            patience_s=patience_s,
+            loading=self.state != "ready",
+        )
 
     def turn(self, state: str, error: EngineError | None = None) -> None:
         """Enter a state and wake those who wait for one."""
@@ -101,12 +119,11 @@ class ModelActor(Actor[Message]):
     def __init__(self, settings: ModelSettings, command: Sequence[str] = COMMAND) -> None:
         super().__init__(Mailbox(f"model {settings.name}", capacity=settings.queue + 16))
         self.settings = settings
-        self.board = Board()
+        self.board = Board(settings.slots, Admission(settings.queue))
         self._worker_command = command
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        self._admission = Admission(self.settings.queue)
         self._waiting: dict[int, Ticket] = {}  # first come, first served
         self._running: dict[int, Ticket] = {}
         self._keeper = Keeper(self.settings, self, self._worker_command)
@@ -134,13 +151,7 @@ class ModelActor(Actor[Message]):
                 assert_never(message)
 
     def _admit(self, ticket: Ticket) -> None:
-        self._admission.check(
-            waiting=len(self._waiting),
-            running=len(self._running),
-            slots=self.settings.slots,
-            patience_s=ticket.deadline - trio.current_time(),
-            loading=not self._keeper.up,
-        )
+        self.board.check_room(ticket.deadline - trio.current_time())
         self._waiting[ticket.start.id] = ticket
 
     def _withdraw(self, ticket_id: int) -> None:
@@ -182,7 +193,7 @@ class ModelActor(Actor[Message]):
             self._drop(self._waiting, EngineCrashed("the model's files have changed"))
         self.board.ready = Ready(manifest, text, loaded.vocabulary, loaded.slots)
         self.board.pid = pid
-        self._admission.loaded(trio.current_time() - self._without_worker_since)
+        self.board.admission.loaded(trio.current_time() - self._without_worker_since)
         self.board.turn("ready")
         self._dispatch()
 
@@ -204,7 +215,7 @@ class ModelActor(Actor[Message]):
                 self._wrote(ticket_id, position, unpack_ids(packed))
             case Ended(id=ticket_id, reason=reason):
                 if ticket := self._running.pop(ticket_id, None):
-                    self._admission.served(trio.current_time() - ticket.began_at)
+                    self.board.admission.served(trio.current_time() - ticket.began_at)
                     ticket.end(reason)
                 self._dispatch()
             case Pong():

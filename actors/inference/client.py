@@ -63,6 +63,14 @@ class InferenceClient:
         if model in self._models:
             _ready(model, self._models[model][0])
 
+    def check_room(self, model: str, deadline_s: float) -> None:
+        """Raise `Overloaded` if an answer could not begin in ``deadline_s`` seconds.
+
+        `generate` decides in the end; this costs nothing, and so comes before what does.
+        """
+        if model in self._models:
+            self._models[model][0].check_room(deadline_s)
+
     @asynccontextmanager
     async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
         """Have an answer written; entered once its writing has begun, left early cancels it.

@@ -114,7 +114,7 @@ class Keeper:
             self._outbox, commands = trio.open_memory_channel[Command](inf)
             self._loaded_at = self._heard_at = trio.current_time()
             nursery.start_soon(self._pass_on, worker, commands)
-            nursery.start_soon(self._watch_silence)
+            nursery.start_soon(self._watch_silence, worker)
             await self._employer.loaded(loaded, worker.pid)
             while True:
                 report = await worker.receive()
@@ -152,14 +152,22 @@ class Keeper:
         async for command in commands:
             await worker.send(command)
 
-    async def _watch_silence(self) -> None:
-        """Ask for a sign of life when there is none; end a worker that gives none."""
-        number = 0
+    async def _watch_silence(self, worker: Worker) -> None:
+        """Ask for a sign of life when there is none; end a worker that gives none.
+
+        One that computes may be silent for longer than one that stands still.
+        """
+        number, cpu_s, moved_at = 0, 0.0, 0.0
         while True:
             await trio.sleep(WATCH_EVERY_S)
-            silent = trio.current_time() - self._heard_at
+            now = trio.current_time()
+            if (used := worker.cpu_s()) != cpu_s:
+                cpu_s, moved_at = used, now
+            silent = now - self._heard_at
             if silent > self._settings.silence_timeout:
                 raise EngineCrashed(f"the worker gave no sign of life for {silent:.1f} s")
+            if (still := now - max(moved_at, self._heard_at)) > self._settings.frozen_timeout:
+                raise EngineCrashed(f"the worker stood still for {still:.1f} s")
             if silent > WATCH_EVERY_S:
                 number += 1
                 self.send(Ping(number))

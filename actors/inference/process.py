@@ -35,6 +35,8 @@ SET = {
     "PYTHONUNBUFFERED": "1",
 }
 LAST_LINES = 20
+LAST_WORDS_S, POLL_S = 2.0, 0.05
+"""How long a worker whose pipes are closed may take to end before nobody waits for its status."""
 READ_BYTES = 65536
 
 
@@ -78,13 +80,20 @@ class Worker:
         while not self._received:
             data = await self._reports.receive_some(READ_BYTES)
             if not data:
-                await trio.sleep(0.05)  # its last words may still be on their way
+                await self._hear_last_words()
                 raise EngineCrashed(self.epitaph())
             try:
                 self._received.extend(map(decode_report, self._unframer.feed(data)))
             except WireError as error:
                 raise EngineCrashed(error.detail) from None
         return self._received.popleft()
+
+    async def _hear_last_words(self) -> None:
+        """Wait a little for how it ended, and for what it wrote about that."""
+        with trio.move_on_after(LAST_WORDS_S):
+            while self._popen.poll() is None:  # noqa: ASYNC110  a process tells no event
+                await trio.sleep(POLL_S)
+        await trio.sleep(POLL_S)
 
     def epitaph(self) -> str:
         """Why it died, as far as that is known."""
@@ -108,6 +117,15 @@ class Worker:
         fields = dict(line.split(":", 1) for line in status.splitlines())
         parts = [fields.get(name, "0 kB").split()[0] for name in ("RssAnon", "RssShmem")]
         return 1024 * sum(map(int, parts))
+
+    def cpu_s(self) -> float:
+        """Processor time that all its threads have used so far; 0 when it is gone."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return 0.0
+        fields = stat.rpartition(")")[2].split()  # from the third on; the name may have spaces
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def listen_to_errors(self) -> None:
         """Pass on what it writes to standard error to the log; until it ends."""

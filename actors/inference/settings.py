@@ -23,6 +23,7 @@ class ModelSettings:
         threads: of the CPU; None for one with small models and torch's choice with others.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
+        frozen_timeout: the same for one that does not use the processor either.
     """
 
     name: str
@@ -37,3 +38,4 @@ class ModelSettings:
     threads: int | None = None
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
+    frozen_timeout: float = 10.0

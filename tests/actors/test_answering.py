@@ -32,6 +32,7 @@ from r3mes.errors import (
     PeerUnreachable,
     PriceExceeded,
     R3mesError,
+    StoreFull,
     WireError,
 )
 from r3mes.ids import Address, ModelHash, PeerId
@@ -41,6 +42,7 @@ from r3mes.p2p.streams import FrameStream, staple
 from r3mes.p2p.wire import unpack
 
 CHAIN = "r3mes-test-1"
+ALICE = PeerId("alice")
 OFFER = ModelOffer("tiny", ModelHash(b"m" * 32), 64, 1_000_000, 2_000_000)
 WORDS = ("one", " two", " three", " four")
 
@@ -77,7 +79,12 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.jobs: list[tuple[InferJob, int | None]] = []
         self.refusal: R3mesError | None = None
+        self.full = False
         self.then: Callable[[], Awaitable[None]] | None = None
+
+    def check_room(self, model: str, deadline_s: float) -> None:
+        if self.full:
+            raise Overloaded("16 wait already", retry_after_s=2.5)
 
     @asynccontextmanager
     async def generate(
@@ -174,9 +181,11 @@ class World:
     def now_ms(self) -> int:
         return self.now
 
-    def make_gateway(self, max_price: int = 10**9, clock_ms: int = 0) -> Gateway:
+    def make_gateway(
+        self, max_price: int = 10**9, clock_ms: int = 0, own: PeerId = ALICE
+    ) -> Gateway:
         return Gateway(
-            own=PeerId("alice"),
+            own=own,
             connect=self.net.connect,
             routes=self.net,
             wallet=self.wallet,
@@ -316,6 +325,28 @@ async def test_a_refusal_arrives_as_itself_and_the_job_may_come_again(
     assert told.value.retry_after_s == refusal.retry_after_s
     async with world.gateway.complete(request()) as answer:
         assert [delta async for delta in answer]
+
+
+async def test_a_full_server_refuses_before_it_takes_the_job(world: World) -> None:
+    def not_taken(*_: object) -> None:
+        raise AssertionError("the store was asked")
+
+    world.bob.engine.full, world.bob.ledger.open_job = True, not_taken  # type: ignore[method-assign,assignment]
+    with pytest.raises(Overloaded):
+        async with world.gateway.complete(request()):
+            pass
+    assert world.bob.engine.jobs == []
+
+
+@pytest.mark.parametrize(("own", "expected"), [(True, StoreFull), (False, NoPeer)])
+async def test_only_this_node_may_say_that_our_disk_is_full(
+    world: World, own: bool, expected: type[R3mesError]
+) -> None:
+    world.bob.engine.refusal = StoreFull("no space is left for it")
+    gateway = world.make_gateway(own=world.bob.peer if own else ALICE)
+    with pytest.raises(expected, match="no space is left for it"):
+        async with gateway.complete(request()):
+            pass
 
 
 async def test_a_crash_after_the_first_token_ends_the_answer_with_its_name(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Makes daemons that end with the test."""
     made: list[Daemon] = []
 
-    def make(name: str, **config: object) -> Daemon:
+    def make(name: str, **config: Any) -> Daemon:
         made.append(Daemon(tmp_path / name, **config))
         return made[-1]
 

@@ -27,7 +27,7 @@ from r3mes.p2p.protocols.infer.messages import (
     decode,
     encode,
 )
-from r3mes.p2p.protocols.infer.refusals import raised
+from r3mes.p2p.protocols.infer.refusals import raised, raised_here
 from r3mes.p2p.streams import FrameStream, close_gently
 
 _GRANT_FRAMES = CREDIT_FRAMES // 2
@@ -54,12 +54,20 @@ class ClientCall:
     left, also when the surrounding scope is cancelled: a shielded block can still read the end.
     Leaving before the answer's end resets the stream, and the server stops.
 
+    Args:
+        stream: to the server.
+        patience: with its silences.
+        own: the server is this node itself, whose errors are believed and keep their class.
+
     All methods raise PeerDisconnected when the peer is gone or silent for too long and WireError
     when it does not keep to the protocol.
     """
 
-    def __init__(self, stream: FrameStream, *, patience: Patience = Patience()) -> None:
+    def __init__(
+        self, stream: FrameStream, *, patience: Patience = Patience(), own: bool = False
+    ) -> None:
         self._stream, self._patience = stream, patience
+        self._raised = raised_here if own else raised
         self._inbox_in, self._inbox = trio.open_memory_channel[Message](
             CREDIT_FRAMES + _LAST_FRAMES
         )
@@ -114,7 +122,7 @@ class ClientCall:
             case TurnedDown():
                 self._open = False
                 self.refusal_receipt = message.receipt
-                raise raised(message, self._stream.peer)
+                raise self._raised(message, self._stream.peer)
             case _:
                 raise self._out_of_turn(message)
 
@@ -139,7 +147,7 @@ class ClientCall:
                 return None
             case Failed():
                 self._open = False
-                raise raised(message, self._stream.peer)
+                raise self._raised(message, self._stream.peer)
             case _:
                 raise self._out_of_turn(message)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from r3mes.errors import (
+    REGISTRY,
     AlreadyAnswered,
     BadRequest,
     ContextLengthExceeded,
@@ -60,13 +61,21 @@ def failed(error: R3mesError) -> Failed:
 
 def raised(told: TurnedDown | Failed, peer: PeerId) -> R3mesError:
     """The error that ``peer`` told us of, as our own class."""
-    retry_after_ms = told.retry_after_ms if isinstance(told, TurnedDown) else 0
-    retry_after_s = min(retry_after_ms / 1000, RETRY_CAP_S) or None
     saying = "".join(c for c in told.message if c.isprintable()) or told.code
     kind = TOLD.get(told.code)
     if kind is None:
         return NetworkError(f"peer {peer} failed with {told.code!r}: {saying}")
-    return kind(f"peer {peer}: {saying}", retry_after_s=retry_after_s)
+    return kind(f"peer {peer}: {saying}", retry_after_s=_retry_after_s(told))
+
+
+def raised_here(told: TurnedDown | Failed, peer: PeerId) -> R3mesError:
+    """The error that this node told itself: there is nothing that it may not say."""
+    return REGISTRY[told.code](told.message, retry_after_s=_retry_after_s(told))
+
+
+def _retry_after_s(told: TurnedDown | Failed) -> float | None:
+    retry_after_ms = told.retry_after_ms if isinstance(told, TurnedDown) else 0
+    return min(retry_after_ms / 1000, RETRY_CAP_S) or None
 
 
 def _clip(saying: str) -> str:

@@ -200,7 +200,7 @@ async def test_slots_write_at_the_same_time(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(signal.SIGKILL, "signal 9"), (signal.SIGSTOP, "life")]
+    ("number", "why"), [(signal.SIGKILL, "signal 9"), (signal.SIGSTOP, "stood still")]
 )
 async def test_a_worker_that_dies_or_hangs_is_replaced(
     toy: Toy, number: signal.Signals, why: str
@@ -211,7 +211,7 @@ async def test_a_worker_that_dies_or_hangs_is_replaced(
     async def wait_in_line(client: InferenceClient) -> None:
         answers.append(await answer(client, "say I waited"))
 
-    async with toy(silence_timeout=1.0) as client, trio.open_nursery() as nursery:
+    async with toy(frozen_timeout=1.0) as client, trio.open_nursery() as nursery:
         board = client.boards()["toy"]
         assert board.pid is not None
         with pytest.raises(EngineCrashed, match=why):
@@ -225,6 +225,14 @@ async def test_a_worker_that_dies_or_hangs_is_replaced(
                 await trio.sleep(0.02)
     assert answers == ["I waited"]
     assert board.restarts == 1
+
+
+async def test_a_worker_that_computes_without_end_is_replaced(toy: Toy) -> None:
+    """It uses the processor, so it does not stand still; but nothing may take for ever."""
+    async with toy(silence_timeout=2.0, frozen_timeout=1.0) as client:
+        with pytest.raises(EngineCrashed, match="no sign of life for 2"):
+            await ask(client, "spin")
+        assert await answer(client, "say again") == "again"
 
 
 async def test_a_worker_over_its_memory_is_replaced(toy: Toy) -> None:

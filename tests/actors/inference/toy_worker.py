@@ -57,6 +57,9 @@ class ToyEngine:
             case "eat":
                 self._hoard.append(b"x" * (400 << 20))
                 return "full"
+            case "spin":
+                while True:
+                    pass
             case "environ":
                 return " ".join(sorted(os.environ))
             case "socket":
