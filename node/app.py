@@ -18,7 +18,6 @@ from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import Gateway
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
-from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.kernel.child import ChildSpec, Restart
 from r3mes.actors.kernel.mailbox import Mailbox
@@ -33,8 +32,7 @@ from r3mes.actors.router import Router, RouterClient
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
 from r3mes.chain.keys.signing import Signer
-from r3mes.config.load import served_name
-from r3mes.config.schema import Config, Model
+from r3mes.config.schema import Config
 from r3mes.errors import (
     DataDirLocked,
     PortInUse,
@@ -48,7 +46,7 @@ from r3mes.node.http.app import build_app
 from r3mes.node.http.probe import ask_api
 from r3mes.node.http.server import HttpServer
 from r3mes.node.lan import Lan
-from r3mes.node.models import OwnModels
+from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
 from r3mes.node.routes import Routes
 from r3mes.node.running import Running, remove_running, write_running
@@ -86,7 +84,7 @@ class Node:
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
         self.store = Store(config.node.datadir)
         self.ledger = Ledger(self.store, now_ms=now_ms)
-        self._actors = [ModelActor(_settings(model, config)) for model in config.models]
+        self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
         self._models = OwnModels(config.models, self.inference)
         self._epoch, self._binding = secrets.token_bytes(8), bind(wallet, key)
@@ -265,20 +263,6 @@ class HttpChild:
 
     def close(self) -> None:
         """Nothing waits here."""
-
-
-def _settings(model: Model, config: Config) -> ModelSettings:
-    return ModelSettings(
-        name=served_name(model),
-        source=model.id,
-        revision=model.revision or "main",
-        device="cuda" if config.engine.require == "cuda" else config.engine.device,
-        dtype=config.engine.dtype,
-        max_context=model.max_context,
-        memory_bytes=config.engine.memory_bytes,
-        slots=config.limits.slots,
-        queue=config.limits.queue,
-    )
 
 
 def run_node(

@@ -9,9 +9,10 @@ import msgspec
 
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob, Generation
+from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.requests.job import InferJob
 from r3mes.config.load import served_name
-from r3mes.config.schema import Model
+from r3mes.config.schema import Config, Model
 from r3mes.errors import BadRequest
 from r3mes.p2p.protocols.infer import ModelOffer
 
@@ -67,3 +68,18 @@ def _messages(job: InferJob) -> list[dict[str, object]]:
         return msgspec.json.decode(job.messages, type=list[dict[str, object]])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"messages is no list of objects: {error}", param="messages") from None
+
+
+def model_settings(model: Model, config: Config) -> ModelSettings:
+    """What the engine is told of a model that is configured."""
+    return ModelSettings(
+        name=served_name(model),
+        source=model.id,
+        revision=model.revision or "main",
+        device="cuda" if config.engine.require == "cuda" else config.engine.device,
+        dtype=config.engine.dtype,
+        max_context=model.max_context,
+        memory_bytes=config.engine.memory_bytes,
+        slots=config.limits.slots,
+        queue=config.limits.queue,
+    )

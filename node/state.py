@@ -14,6 +14,7 @@ from r3mes.actors.router import Peer, RouterClient
 from r3mes.actors.store import Store
 from r3mes.config.schema import Config
 from r3mes.ids import Address
+from r3mes.node.backup.record import last_backup
 from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.network import Network
 
@@ -105,6 +106,7 @@ class State:
                 "address": self._wallet,
                 "backed_up": is_backed_up(self._config, self._config.wallet.name),
             },
+            "last_backup_at": last_backup(self._config.node.datadir),
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from r3mes.actors.inference.builtin import MODEL_DIR
-from r3mes.errors import ModelMissing
+from r3mes.actors.inference.files import check_model
+from r3mes.errors import EngineError, ModelMissing
 
 BUILTIN = "builtin"
 FETCHED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
@@ -26,6 +27,25 @@ def find_model(source: str, revision: str) -> Path:
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise ModelMissing(f"there is no directory {path}")
     return _fetch(source, revision)
+
+
+def is_here(source: str, revision: str) -> bool:
+    """Whether `find_model` needs no network; also True for what will never be found."""
+    if source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        return True
+    if Path(source).is_dir():
+        return True
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            source, revision=revision, allow_patterns=FETCHED, local_files_only=True
+        )
+        check_model(Path(found))
+    except (LocalEntryNotFoundError, EngineError):
+        return False
+    return True
 
 
 def _fetch(hub_id: str, revision: str) -> Path:

@@ -44,21 +44,36 @@ def get(config: Config, path: str) -> Any:
         NodeNotRunning: nobody listens, or something else does.
         R3mesError: what the node answers instead.
     """
+    status, content = _fetch(config, path, {"authorization": f"Bearer {api_key(config)}"})
+    if status >= 400:
+        raise told(content.get("error", {}))
+    return content
+
+
+def readiness(config: Config) -> dict[str, Any]:
+    """Whether the node can answer requests now: ``ready`` and ``reasons``; needs no key.
+
+    Raises:
+        NodeNotRunning: nobody listens, or something else does.
+    """
+    _, content = _fetch(config, "/readyz", {})
+    if not isinstance(content, dict) or "ready" not in content:
+        raise not_running(config)
+    return content
+
+
+def _fetch(config: Config, path: str, headers: dict[str, str]) -> tuple[int, Any]:
     from http.client import HTTPConnection, HTTPException
 
-    headers = {"authorization": f"Bearer {api_key(config)}"}
     connection = HTTPConnection(api_address(config), timeout=TIMEOUT_S)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        content = json.loads(response.read(MAX_BYTES))
+        return response.status, json.loads(response.read(MAX_BYTES))
     except (OSError, HTTPException, ValueError) as error:
         raise not_running(config) from error
     finally:
         connection.close()
-    if response.status >= 400:
-        raise told(content.get("error", {}))
-    return content
 
 
 def not_running(config: Config) -> NodeNotRunning:

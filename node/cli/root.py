@@ -12,6 +12,8 @@ from r3mes.node.cli import (
     chat,
     config,
     demo,
+    doctor,
+    health,
     init,
     models,
     peers,
@@ -70,7 +72,17 @@ def options(
     context.obj = Session(config=config, datadir=home)
 
 
-for command in (init.init, run.run, chat.chat, status.status, peers.peers, models.models):
+COMMANDS = (
+    doctor.doctor,
+    init.init,
+    run.run,
+    chat.chat,
+    status.status,
+    health.health,
+    peers.peers,
+    models.models,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(config.app, name="config")

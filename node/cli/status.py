@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from r3mes.node.cli.advice import advise
 from r3mes.node.cli.api import get
 from r3mes.node.cli.output import duration, short, show, show_json
 from r3mes.node.cli.session import session
@@ -36,15 +37,12 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     load = found["load"]
     yield (f"Load     {load['running']} running · {load['queued']} queued · {load['slots']} slots")
     yield f"Peers    {len(found['peers'])}"
-    yield "Wallet   " + _wallet(found["wallet"])
+    yield f"Wallet   {found['wallet']['address']}"
+    if advice := advise(found):
+        yield f"Next     {advice.do}   ({advice.why})"
 
 
 def _model(model: Mapping[str, Any]) -> str:
     context = f"ctx {model['context']}" if model["context"] else None
     parts = (model["name"], model["device"], context, model["state"], model["why"])
     return "  ".join(str(part) for part in parts if part)
-
-
-def _wallet(wallet: Mapping[str, Any]) -> str:
-    nag = "" if wallet["backed_up"] else "  ! not backed up -> r3mes wallet backup"
-    return f"{wallet['address']}{nag}"

@@ -13,9 +13,10 @@ import trio.testing
 
 from r3mes.config.secrets import write_secret
 from r3mes.errors import NoPeer
+from tests.node.cli.conftest import Ran
 
 if TYPE_CHECKING:
-    from tests.node.cli.conftest import Cli, Ran
+    from tests.node.cli.conftest import Cli
     from tests.node.conftest import Api
 
 Ask: TypeAlias = "Callable[..., Awaitable[Ran]]"
@@ -43,9 +44,27 @@ async def test_status(ask: Ask, api: Api) -> None:
     assert "Models   org/tiny  cpu  ctx 512  ready" in lines
     assert "Load     1 running · 2 queued · 4 slots" in lines
     assert "Peers    1" in lines
-    assert lines[-1] == "Wallet   remes1own  ! not backed up -> r3mes wallet backup"
+    assert lines[-2:] == [
+        "Wallet   remes1own",
+        "Next     r3mes wallet backup   (nobody has the words of the wallet)",
+    ]
     api.state.reasons = ["the disk is full"]
-    assert "not ready: the disk is full" in (await ask("status")).out
+    lines = (await ask("status")).out.splitlines()
+    assert "not ready: the disk is full" in lines[0]
+    assert lines[-1] == "Next     r3mes logs   (the disk is full)"
+
+
+async def test_health(ask: Ask, api: Api, cli: Cli) -> None:
+    assert await ask("health") == Ran(0, "ready\n", "")
+    (cli.datadir / "api-key").unlink()  # it needs none
+    assert (await ask("health")).code == 0
+    api.state.reasons = ["the node is stopping"]
+    ran = await ask("health")
+    assert (ran.code, ran.out) == (75, "")
+    assert ran.err.startswith("error R3-NODE-002: the node is stopping. ")
+    ran = await ask("health", "--json")
+    assert ran.code == 75
+    assert json.loads(ran.out) == {"ready": False, "reasons": ["the node is stopping"]}
 
 
 async def test_json_of_the_read_commands(ask: Ask) -> None:
@@ -98,7 +117,7 @@ async def test_chat_that_breaks_off(ask: Ask, api: Api) -> None:
     assert ran.err.startswith("error R3-NET-001: nobody is left. ")
 
 
-@pytest.mark.parametrize("words", [("status",), ("models",), ("chat", "Hi")])
+@pytest.mark.parametrize("words", [("status",), ("health",), ("models",), ("chat", "Hi")])
 async def test_nobody_runs(ask: Ask, api: Api, words: Sequence[str]) -> None:
     api.server.drain()
     await trio.testing.wait_all_tasks_blocked(0.1)

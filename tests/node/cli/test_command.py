@@ -92,6 +92,6 @@ def test_usage(cli: Cli, words: Sequence[str]) -> None:
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out.startswith("r3mes 0.1.0 (python 3.")
     text = cli("--help").out
-    names = ("init", "run", "chat", "status", "peers", "models", "wallet", "config", "demo")
+    names = ("init", "run", "chat", "status", "health", "peers", "models", "doctor", "wallet")
     assert [name for name in names if f"\n  {name} " not in text] == []
     assert "..." not in text.partition("Commands:")[2]
