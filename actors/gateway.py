@@ -141,11 +141,18 @@ class Answer:
 
     async def __anext__(self) -> str:
         while (frame := await self.call.next_tokens()) is not None:
+            if self.completion_tokens + len(frame.ids) > self._most():
+                raise WireError(f"{self.peer} writes more than the {self._most()} tokens asked for")
             self.output_ids.extend(frame.ids)
             if frame.text:
                 return frame.text
         await self._gateway.settle(self)
         raise StopAsyncIteration
+
+    def _most(self) -> int:
+        """Tokens that were ordered; what comes beyond is neither kept nor paid."""
+        left = self.candidate.offer.context - self.prompt_tokens
+        return min(self.signed.header.max_tokens, left)
 
 
 class Gateway:
@@ -252,6 +259,8 @@ class Gateway:
         candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))
         answer = Answer(self, call, candidate, self._sign(candidate, hello.epoch, request))
         accepted = await call.request(answer.signed.wire)
+        if len(accepted.prompt_ids) >= candidate.offer.context:
+            raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
         answer.prompt_ids = tuple(accepted.prompt_ids)
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer

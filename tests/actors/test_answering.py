@@ -56,8 +56,10 @@ class Chunk:
 class ScriptedGeneration:
     """Writes `WORDS`, and then does what the test wants to happen."""
 
-    def __init__(self, then: Callable[[], Awaitable[None]] | None) -> None:
-        self.prompt_ids = (1, 2, 3)
+    def __init__(
+        self, prompt_ids: tuple[int, ...], then: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        self.prompt_ids = prompt_ids
         self.output_ids: tuple[int, ...] = ()
         self.finish_reason = ""
         self._then, self._writing = then, trio.CancelScope()
@@ -77,6 +79,7 @@ class ScriptedGeneration:
 
 class ScriptedEngine:
     def __init__(self) -> None:
+        self.prompt_ids: tuple[int, ...] = (1, 2, 3)
         self.jobs: list[tuple[InferJob, int | None]] = []
         self.refusal: R3mesError | None = None
         self.full = False
@@ -94,7 +97,7 @@ class ScriptedEngine:
         if self.refusal is not None:
             refusal, self.refusal = self.refusal, None
             raise refusal
-        yield ScriptedGeneration(self.then)
+        yield ScriptedGeneration(self.prompt_ids, self.then)
 
 
 class Server:
@@ -411,6 +414,25 @@ async def test_tokens_that_the_end_does_not_cover_are_not_receipted(world: World
         async with world.gateway.complete(request()) as answer:
             async for _delta in answer:
                 answer.output_ids[0] = 99
+    assert await world.ledger.receipts() == []
+
+
+async def test_more_tokens_than_were_asked_for_are_neither_kept_nor_paid(world: World) -> None:
+    with pytest.raises(WireError, match="more than the 2 tokens"):
+        async with world.gateway.complete(request(max_tokens=2)) as answer:
+            assert [delta async for delta in answer]
+    assert answer.completion_tokens <= 2
+    assert await world.ledger.receipts() == []
+    assert world.net.outcomes == [(world.bob.peer, False)]
+
+
+async def test_a_prompt_counted_beyond_the_context_is_not_paid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.bob.engine, "prompt_ids", tuple(range(OFFER.context)))
+    with pytest.raises(NoPeer, match="more prompt than"):
+        async with world.gateway.complete(request()):
+            pass
     assert await world.ledger.receipts() == []
 
 

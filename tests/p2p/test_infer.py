@@ -353,6 +353,24 @@ async def test_nonsense_for_a_request_is_turned_down(
         assert told.code == WireError.kind.code
 
 
+async def test_text_without_tokens_comes_once_and_last(autojump_clock: trio.abc.Clock) -> None:
+    async def answer(request: Request, call: ServerCall) -> None:
+        await call.accept(())
+        for _ in range(2):  # what cost nobody anything could go on for ever
+            await call.tokens((), "for nothing")
+            await trio.sleep(1)
+        await call.done(b"", b"")
+
+    read = 0
+    async with serving(Service(answer)) as stream, ClientCall(stream) as call:
+        await call.hello()
+        await call.request(b"")
+        with pytest.raises(WireError, match="rest of the text"):
+            async for _tokens in call.tokens():
+                read += 1
+    assert read == 1
+
+
 async def test_an_answer_cut_before_its_end_is_no_answer(autojump_clock: trio.abc.Clock) -> None:
     near, far = staple(GATEWAY, SERVER)
 

@@ -76,6 +76,7 @@ class ClientCall:
         self._owed = CREDIT_FRAMES  # token frames that may still come
         self._read = 0  # token frames consumed since the last grant
         self._position = 0
+        self._text_is_whole = False  # a frame without ids came: the rest of the text
         self._open = False  # a request is out and its end has not come
         self._done: Done | None = None
         self.refusal_receipt = b""
@@ -172,6 +173,9 @@ class ClientCall:
     async def _count(self, tokens: Tokens) -> None:
         if tokens.position != self._position:
             raise WireError(f"token {tokens.position} came where {self._position} was due")
+        if self._text_is_whole:
+            raise WireError("more came behind the rest of the text, which has no tokens")
+        self._text_is_whole = not tokens.ids
         self._position += len(tokens.ids)
         self._read += 1
         if self._read == _GRANT_FRAMES:
