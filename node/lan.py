@@ -6,7 +6,7 @@ import logging
 
 import trio
 
-from r3mes.errors import R3mesError
+from r3mes.errors import NetworkError, R3mesError
 from r3mes.node.network import Network
 from r3mes.p2p.discovery import lan_discovery
 
@@ -20,13 +20,13 @@ class Lan:
         self._network = network
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Go on until cancelled; a machine without multicast is no reason to fail."""
+        """Go on until cancelled; no multicast, or a name that is taken, is no reason to fail."""
         task_status.started()
         try:
             async with lan_discovery(self._network.peer_id, self._network.addrs) as seen:
                 async for addrs in seen:
                     await self._meet(addrs)
-        except OSError as error:
+        except (OSError, NetworkError) as error:
             logger.warning("nodes in the local network are not looked for: %s", error)
         await trio.sleep_forever()
 

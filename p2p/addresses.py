@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from r3mes.errors import ConfigError
@@ -56,7 +57,7 @@ def listen_address(text: str) -> tuple[str, int]:
     else:
         host, _, port = text.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        known = port.isdecimal() and int(port) <= _PORT_CAP
+        known = _is_port(port)
     if not known or not _is_ip(host):
         raise ConfigError(
             f"cannot listen on {text!r}",
@@ -98,6 +99,7 @@ def _own_ips(kind: str) -> list[str]:
 
 _PORT_CAP = 65535
 _KINDS = ("ip4", "ip6", "dns", "dns4", "dns6")
+_NAME_CAP, _LABEL = 253, re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
 def check_transport(transport: str, text: str) -> None:
@@ -111,11 +113,9 @@ def check_transport(transport: str, text: str) -> None:
         len(parts) == 5
         and parts[0] == ""
         and parts[1] in _KINDS
-        and bool(parts[2])
-        and (not parts[1].startswith("ip") or _is_ip(parts[2]))
+        and (_is_ip(parts[2]) if parts[1].startswith("ip") else _is_name(parts[2]))
         and parts[3] == "tcp"
-        and parts[4].isdecimal()
-        and int(parts[4]) <= _PORT_CAP
+        and _is_port(parts[4])
     )
     if not ok:
         raise ConfigError(
@@ -129,4 +129,12 @@ def _is_ip(host: str) -> bool:
         ipaddress.ip_address(host)
     except ValueError:
         return False
-    return True
+    return "%" not in host  # the zone of a link: it means something on one machine only
+
+
+def _is_name(host: str) -> bool:
+    return len(host) <= _NAME_CAP and all(map(_LABEL.fullmatch, host.rstrip(".").split(".")))
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,5}", text) is not None and int(text) <= _PORT_CAP

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from r3mes.errors import ConfigError
+from r3mes.errors import ConfigError, NetworkError
 from r3mes.ids import PeerId
 from r3mes.p2p.addresses import is_loopback, parse_peer_address, reachable
 
@@ -65,15 +65,19 @@ async def lan_discovery(
 
     Raises:
         OSError: no multicast on this machine.
+        NetworkError: somebody on the LAN has this node's name.
     """
-    from zeroconf import ServiceBrowser, Zeroconf
+    from zeroconf import NonUniqueNameException, ServiceBrowser, Zeroconf
 
     send, receive = trio.open_memory_channel[tuple[str, ...]](PEERS_CAP)
     listener = _Listener(peer, send, trio.lowlevel.current_trio_token())
     zeroconf = await trio.to_thread.run_sync(Zeroconf)
     try:
         info = _announcement(peer, addrs)
-        await trio.to_thread.run_sync(zeroconf.register_service, info)
+        try:
+            await trio.to_thread.run_sync(zeroconf.register_service, info)
+        except NonUniqueNameException as error:
+            raise NetworkError(f"another machine claims the name {info.name}") from error
         browser = await trio.to_thread.run_sync(
             lambda: ServiceBrowser(zeroconf, SERVICE, handlers=[listener.heard])
         )

@@ -29,7 +29,21 @@ def test_bootstrap_peers_with_all_their_addresses() -> None:
     assert bootstrap_peers([]) == {}
 
 
-@pytest.mark.parametrize("text", ["", "a.example:7330", "/ip4/192.0.2.7/tcp/7330", f"/p2p/{A}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a.example:7330",
+        "/ip4/192.0.2.7/tcp/7330",
+        f"/p2p/{A}",
+        f"/ip6/fe80::1%eth0/tcp/7330/p2p/{A}",
+        f"/ip4/192.0.2.7/tcp/\N{ARABIC-INDIC DIGIT THREE}/p2p/{A}",
+        f"/ip4/192.0.2.7/tcp/{'1' * 5000}/p2p/{A}",
+        f"/dns4/a b/tcp/7330/p2p/{A}",
+        f"/dns4/a..b/tcp/7330/p2p/{A}",
+    ],
+    ids=lambda text: text[:24],
+)
 def test_a_bootstrap_peer_that_makes_no_sense(text: str) -> None:
     with pytest.raises(ConfigError, match=r"p2p\.bootstrap") as caught:
         bootstrap_peers([text])
@@ -50,6 +64,7 @@ def test_only_addresses_of_one_peer_on_private_networks_are_taken() -> None:
         f"dnsaddr=/ip4/0.0.0.0/tcp/6379/p2p/{A}",
         f"dnsaddr=/ip6/::1/tcp/6379/p2p/{A}",
         f"dnsaddr=/dns4/a.example/tcp/1/p2p/{A}",
+        f"dnsaddr=/ip6/fe80::1%lan/tcp/1/p2p/{A}",
         *(f"dnsaddr={addr}" for addr in good[:2]),
         f"dnsaddr=/ip4/192.168.1.9/tcp/1/p2p/{B}",
     )
