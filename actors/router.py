@@ -7,9 +7,10 @@ protocol.  Gossip, scores and continuation come later; its client stays as it is
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol, TypeAlias, assert_never
 
@@ -34,12 +35,19 @@ REDIAL_FIRST_S, REDIAL_MOST_S = 0.5, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A connected peer and what it said last."""
+    """A connected peer and what it said last.
+
+    Args:
+        served: our requests that it answered, since it connected.
+        failed: of those that it did not.
+    """
 
     peer: PeerId
     wallet: Address
     hello: Hello
     hello_ms: float
+    served: int = 0
+    failed: int = 0
 
     def candidates(self) -> tuple[Candidate, ...]:
         """What it offers."""
@@ -92,6 +100,20 @@ class Ended:
     ok: bool
 
 
+@dataclass(slots=True)
+class Record:
+    """What became of our requests to a peer; ``in_a_row`` are failures since the last success."""
+
+    served: int = 0
+    failed: int = 0
+    in_a_row: int = 0
+
+    def count(self, *, ok: bool) -> None:
+        self.served += ok
+        self.failed += not ok
+        self.in_a_row = 0 if ok else self.in_a_row + 1
+
+
 Message: TypeAlias = Candidates | Peers | Heard | Lost | Ended
 
 
@@ -129,6 +151,7 @@ class Router(Actor[Message]):
         chain_id: peers of another chain are not used.
         bootstrap: multiaddresses of each bootstrap peer.
         random: jitter of the redial waits.
+        banned: who is not used, though a connection may still be closing.
     """
 
     def __init__(
@@ -140,13 +163,15 @@ class Router(Actor[Message]):
         chain_id: str,
         bootstrap: Sequence[Sequence[str]],
         random: Random,
+        banned: Callable[[PeerId], bool],
     ) -> None:
         super().__init__(mailbox)
         self._network, self._verify_binding = network, verify_binding
         self._chain_id, self._bootstrap, self._random = chain_id, bootstrap, random
+        self._banned = banned
         self._peers: dict[PeerId, Peer] = {}
         self._greeted: set[PeerId] = set()
-        self._failures: dict[PeerId, int] = {}
+        self._records: defaultdict[PeerId, Record] = defaultdict(Record)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -162,15 +187,15 @@ class Router(Actor[Message]):
             case Candidates(model=model):
                 message.reply(self._candidates(model))
             case Peers():
-                message.reply(tuple(self._peers.values()))
+                message.reply(tuple(self._peers_with_records()))
             case Heard(peer=peer):
                 self._peers[peer.peer] = peer
             case Lost(peer=lost):
                 self._peers.pop(lost, None)
-                self._failures.pop(lost, None)
+                self._records.pop(lost, None)
             case Ended(peer=ended, ok=ok):
                 if ended in self._peers:  # else nothing would ever forget it
-                    self._failures[ended] = 0 if ok else self._failures.get(ended, 0) + 1
+                    self._records[ended].count(ok=ok)
             case _:
                 assert_never(message)
 
@@ -178,13 +203,19 @@ class Router(Actor[Message]):
         found = [
             one
             for peer in self._peers.values()
+            if not self._banned(peer.peer)
             for one in peer.candidates()
             if model in (one.offer.name, one.offer.hash.hex())
         ]
         if not found:
             raise ModelNotFound(f"no connected peer serves {model!r}", param="model")
         self._random.shuffle(found)  # equals share the load
-        return tuple(sorted(found, key=lambda one: self._failures.get(one.peer, 0)))
+        return tuple(sorted(found, key=lambda one: self._records[one.peer].in_a_row))
+
+    def _peers_with_records(self) -> Iterator[Peer]:
+        for peer in self._peers.values():
+            record = self._records[peer.peer]
+            yield replace(peer, served=record.served, failed=record.failed)
 
     async def _keep_dialled(self, addrs: Sequence[str]) -> None:
         wait = REDIAL_FIRST_S

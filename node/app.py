@@ -14,6 +14,7 @@ from random import Random
 import trio
 from starlette.types import ASGIApp
 
+from r3mes.actors.bans import Bans
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import Gateway
 from r3mes.actors.inference.actor import ModelActor
@@ -89,11 +90,13 @@ class Node:
         self._models = OwnModels(config.models, self.inference)
         self._epoch, self._binding = secrets.token_bytes(8), bind(wallet, key)
         self._peers_door = Doorway("requests of peers")
+        self.bans = Bans(self.store, own=key.peer_id, now_ms=now_ms)
         self.network = Network(
             key,
             listen=config.p2p.listen,
             announce=config.p2p.announce,
             service=self._serving(key.peer_id),
+            banned=self.bans.holds,
         )
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
@@ -175,6 +178,7 @@ class Node:
                 ready_timeout=STORE_START_S,
             ),
             ChildSpec("ledger", self._forget_dead_jobs, Restart.TRANSIENT),
+            ChildSpec("bans", self._load_bans, Restart.TRANSIENT),
             ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
             self._work().as_child(),
             ChildSpec("http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5),
@@ -199,12 +203,18 @@ class Node:
             chain_id=self._config.node.chain_id,
             bootstrap=list(bootstrap_peers(self._config.p2p.bootstrap).values()),
             random=self._random,
+            banned=self.bans.holds,
         )
         await router.run(task_status=task_status)
 
     async def _forget_dead_jobs(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Jobs of a process that died may be asked for again."""
         await self.ledger.drop_unfinished()
+        task_status.started()
+
+    async def _load_bans(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Before the first peer is let in."""
+        await self.bans.load()
         task_status.started()
 
     async def _announce(self, *, task_status: trio.TaskStatus[None]) -> None:

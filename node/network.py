@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
 from r3mes.errors import NotReady
 from r3mes.ids import PeerId
-from r3mes.p2p.host import Host, HostLimits, open_host
+from r3mes.p2p.host import Host, HostLimits, PeerConnection, open_host
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import INFER, ClientCall, Hello, InferService, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
@@ -23,6 +23,7 @@ class Network:
         listen: ``host:port`` each; port 0 takes a free one.
         announce: multiaddresses told to peers instead of those found out.
         service: answers the inference protocol.
+        banned: who gets no connection.
     """
 
     def __init__(
@@ -32,7 +33,9 @@ class Network:
         listen: Sequence[str],
         announce: Sequence[str],
         service: InferService,
+        banned: Callable[[PeerId], bool],
     ) -> None:
+        self._banned = banned
         self._key, self._listen, self._announce = key, listen, announce
         self._service = service
         self._host: Host | None = None
@@ -49,7 +52,11 @@ class Network:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the host open until cancelled."""
         async with open_host(
-            self._key, listen=self._listen, announce=self._announce, limits=HostLimits()
+            self._key,
+            listen=self._listen,
+            announce=self._announce,
+            limits=HostLimits(),
+            banned=self._banned,
         ) as host:
             host.serve(INFER, self._serve)
             async with trio.open_nursery() as self._tasks:
@@ -83,10 +90,21 @@ class Network:
     async def wait_closed(self, peer: PeerId) -> None:
         await self._up().wait_closed(peer)
 
+    async def ping(self, peer: PeerId) -> float:
+        """Seconds to ``peer`` and back, smoothed."""
+        return await self._up().ping(peer)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close all connections to ``peer``; what runs over them ends unfinished."""
+        await self._up().disconnect(peer)
+
+    def peers(self) -> Sequence[PeerConnection]:
+        """All connections; none while the host restarts."""
+        return self._host.peers() if self._host else ()
+
     def connected(self) -> Sequence[PeerId]:
         """Peers with a connection, each once; none while the host restarts."""
-        peers = self._host.peers() if self._host else ()
-        return tuple({connection.peer: None for connection in peers})
+        return tuple({connection.peer: None for connection in self.peers()})
 
     def connections(self) -> trio.MemoryReceiveChannel[PeerId]:
         """Peers as they connect from now on."""

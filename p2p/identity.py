@@ -26,6 +26,8 @@ _SEED_PREFIX = bytes.fromhex("08011220")
 _ID_PREFIX = bytes.fromhex("002408011220")
 """Identity multihash (0x00) of 36 bytes: protobuf of a public key, ed25519, 32 bytes."""
 _KEY_BYTES = 32
+_ID_CAP = 64
+"""Characters; ids have 52, and reading base58 takes time that grows with the square."""
 
 
 def peer_id_of(pub: bytes) -> PeerId:
@@ -43,6 +45,14 @@ def pub_of(peer: PeerId) -> bytes:
     if len(raw) != len(_ID_PREFIX) + _KEY_BYTES or not raw.startswith(_ID_PREFIX):
         raise ValueError(f"{peer} is not the id of an ed25519 key")
     return raw[len(_ID_PREFIX) :]
+
+
+def is_peer_id(text: str) -> bool:
+    """Whether ``text`` is the id of an ed25519 key, in the one form that we compare."""
+    try:
+        return len(text) <= _ID_CAP and peer_id_of(pub_of(PeerId(text))) == text
+    except ValueError:
+        return False
 
 
 class NodeKey:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from r3mes.ids import PeerId
@@ -19,12 +21,20 @@ NEWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class PeerConnection:
-    """One connection: the other end's address, who dialled, since when (`trio.current_time`)."""
+    """One connection.
+
+    Args:
+        address: of the other end.
+        inbound: the other end dialled.
+        since: `trio.current_time` of its beginning.
+        rtt_s: seconds to the other end and back; None until that was measured.
+    """
 
     peer: PeerId
     address: str
     inbound: bool
     since: float
+    rtt_s: float | None = None
 
 
 class Connections(INotifee):
@@ -36,14 +46,20 @@ class Connections(INotifee):
         self._listeners: list[trio.MemorySendChannel[PeerId]] = []
 
     def all(self) -> list[PeerConnection]:
-        return list(self._connections.values())
+        return [
+            replace(known, rtt_s=_rtt(conn) or None) for conn, known in self._connections.items()
+        ]
 
     def has(self, peer: PeerId) -> bool:
         """Whether a connection to ``peer`` stands; one that is being closed does not count."""
-        return any(
-            known.peer == peer and not (conn.is_closed or conn.muxed_conn.is_closed)
-            for conn, known in self._connections.items()
-        )
+        return self.to(peer) is not None
+
+    def to(self, peer: PeerId) -> INetConn | None:
+        """A standing connection to ``peer``."""
+        for conn, known in self._connections.items():
+            if known.peer == peer and not (conn.is_closed or conn.muxed_conn.is_closed):
+                return conn
+        return None
 
     async def wait_gone(self, peer: PeerId) -> None:
         """Return once no connection to ``peer`` is left; at once if there is none."""
@@ -97,3 +113,8 @@ class Connections(INotifee):
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
         """Not needed."""
+
+
+def _rtt(conn: INetConn) -> float:
+    """In seconds, smoothed; 0 until the first ping was answered."""
+    return cast(Yamux, conn.muxed_conn).rtt()

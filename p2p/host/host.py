@@ -14,15 +14,18 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from r3mes.errors import ConfigError, PeerUnreachable
+from r3mes.errors import ConfigError, PeerBanned, PeerUnreachable
 from r3mes.ids import PeerId
 from r3mes.p2p.addresses import PeerAddress, parse_peer_address
 from r3mes.p2p.host.connections import Connections, PeerConnection
 from r3mes.p2p.host.net_streams import NetBytes, StreamCounts
+from r3mes.p2p.host.unwelcome import Banned
 from r3mes.p2p.knock import knock
 from r3mes.p2p.limits import HostLimits
+from r3mes.p2p.repairs.pings import round_trip
 from r3mes.p2p.streams import FramedStream, FrameStream
 
 logger = logging.getLogger(__name__)
@@ -40,9 +43,14 @@ class Host:
     """
 
     def __init__(
-        self, host: BasicHost, peer_id: PeerId, addrs: Sequence[str], limits: HostLimits
+        self,
+        host: BasicHost,
+        peer_id: PeerId,
+        addrs: Sequence[str],
+        limits: HostLimits,
+        banned: Banned,
     ) -> None:
-        self.peer_id, self.addrs = peer_id, list(addrs)
+        self.peer_id, self.addrs, self._banned = peer_id, list(addrs), banned
         self._host, self._swarm = host, cast(Swarm, host.get_network())
         self._connections = Connections()
         self._swarm.register_notifee(self._connections)
@@ -92,6 +100,7 @@ class Host:
             timeout: seconds for all of them together.
 
         Raises:
+            PeerBanned: it is banned.
             PeerUnreachable: none worked in time.
             ConfigError: no addresses, of several peers, or in a form that we cannot use.
         """
@@ -101,9 +110,17 @@ class Host:
         peer = known[0].peer
         if peer == self.peer_id:
             raise PeerUnreachable(f"{peer} is this node itself")
+        self._refuse_banned(peer)
         if not self._connections.has(peer):
             await self._dial_any(known, timeout)
+        if self._banned(peer):  # since the handshake began
+            await self.disconnect(peer)
+            self._refuse_banned(peer)
         return peer
+
+    def _refuse_banned(self, peer: PeerId) -> None:
+        if self._banned(peer):
+            raise PeerBanned(f"{peer} is banned here")
 
     async def _dial_any(self, addresses: Sequence[PeerAddress], timeout: float) -> None:
         failures: list[str] = []
@@ -161,6 +178,18 @@ class Host:
     def peers(self) -> list[PeerConnection]:
         """All connections; a peer may have more than one."""
         return self._connections.all()
+
+    async def ping(self, peer: PeerId) -> float:
+        """Seconds to ``peer`` and back, smoothed.
+
+        Raises:
+            PeerUnreachable: it is not connected, or does not answer.
+        """
+        conn = self._connections.to(peer)
+        rtt_s = await round_trip(cast(Yamux, conn.muxed_conn)) if conn else None
+        if rtt_s is None:
+            raise PeerUnreachable(f"{peer} is not connected or does not answer")
+        return rtt_s
 
     def connections(self) -> trio.MemoryReceiveChannel[PeerId]:
         """Peers as they connect, from now on; close the channel when done."""

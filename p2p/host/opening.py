@@ -36,6 +36,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from r3mes.errors import PortInUse
 from r3mes.p2p.addresses import check_transport, listen_address, multiaddr, reachable
 from r3mes.p2p.host.host import Host
+from r3mes.p2p.host.unwelcome import Banned, nobody, turn_away
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.limits import HostLimits
 from r3mes.p2p.ports import hold_port
@@ -61,6 +62,7 @@ async def open_host(
     listen: Sequence[str],
     announce: Sequence[str] = (),
     limits: HostLimits = DEFAULT_LIMITS,
+    banned: Banned = nobody,
 ) -> AsyncIterator[Host]:
     """A host that listens while the block runs; its connections are closed with it.
 
@@ -70,6 +72,7 @@ async def open_host(
         announce: ``/ip4|ip6|dns4/HOST/tcp/PORT``: where others reach us, when that is not where
             we listen (behind a port forwarding, or listening on 0.0.0.0).
         limits: how much it takes on.
+        banned: who gets no connection.
 
     Raises:
         PortInUse: an address is taken, or is not one of this machine.
@@ -86,12 +89,14 @@ async def open_host(
             stack.enter_context(hold_port(host, port))
         basic_host = _build(key, announce, limits)
         swarm = cast(Swarm, basic_host.get_network())
-        InboundGate(swarm, limits)
+        turn_away(swarm, banned)
+        InboundGate(swarm, limits, banned)
         try:
             async with basic_host.run([Multiaddr(multiaddr(*at)) for at in listen_at]):
                 try:
                     _assert_listening(swarm, listen_at)
-                    yield Host(basic_host, key.peer_id, _addresses(basic_host, key), limits)
+                    addresses = _addresses(basic_host, key)
+                    yield Host(basic_host, key.peer_id, addresses, limits, banned)
                 finally:
                     with trio.move_on_after(CLOSE_S, shield=True):
                         await basic_host.close()

@@ -8,6 +8,8 @@ Fix: the slot goes back with the connection.  Handshakes have a deadline and are
 by address prefix (/32, IPv6 /64); when there are too many, the oldest half-open socket is closed,
 not the newest, so a flood cannot hold the door shut.  Established connections are counted
 likewise, and the one too many is refused before its handshake, or after it if others were faster.
+A peer that was banned while it shook hands is refused as well; `r3mes.p2p.host.unwelcome` turns
+away those that were banned before.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -24,6 +27,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
+from r3mes.ids import PeerId
 from r3mes.p2p.limits import HostLimits
 from r3mes.p2p.repairs.handshakes import shake_hands
 
@@ -45,8 +49,8 @@ class GateStatistics:
 class InboundGate:
     """Takes the place of the swarm's own handling of inbound connections."""
 
-    def __init__(self, swarm: Swarm, limits: HostLimits) -> None:
-        self._swarm, self._limits = swarm, limits
+    def __init__(self, swarm: Swarm, limits: HostLimits, banned: Callable[[PeerId], bool]) -> None:
+        self._swarm, self._limits, self._banned = swarm, limits, banned
         self._pending: dict[ReadWriteCloser, str] = {}  # oldest first
         self._established: Counter[str] = Counter()
         self.statistics = GateStatistics()
@@ -61,7 +65,8 @@ class InboundGate:
             return
         await self._make_room(prefix)
         connection = await self._admit(socket, maddr, prefix)
-        if connection is None or self._is_full(prefix):  # others may have come in meanwhile
+        if connection is None or self._is_full(prefix) or self._is_banned(connection):
+            # others may have come in meanwhile, or a ban
             if connection is not None:
                 self.statistics.refused += 1
                 await _close(connection)
@@ -80,6 +85,9 @@ class InboundGate:
             self._established.total() >= self._limits.connections
             or self._established[prefix] >= self._limits.connections_per_prefix
         )
+
+    def _is_banned(self, connection: IMuxedConn) -> bool:
+        return self._banned(PeerId(str(connection.peer_id)))
 
     async def _make_room(self, prefix: str) -> None:
         neighbours = [s for s, p in self._pending.items() if p == prefix]

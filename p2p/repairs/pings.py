@@ -35,15 +35,24 @@ async def _measure_rtt_loop(self: yamux.Yamux) -> None:
             await self.event_shutting_down.wait()
 
 
+async def round_trip(connection: yamux.Yamux) -> float | None:
+    """Seconds to the peer and back, smoothed; None if the connection ends before it answers."""
+    await _ping(connection)
+    return connection.rtt() or None
+
+
 async def _ping(connection: yamux.Yamux) -> bool:
     """Whether an answer came, or none is needed because the connection ends anyway."""
-    connection._ping_id += 1
-    connection._ping_event = trio.Event()
-    header = struct.pack(
-        yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, connection._ping_id
-    )
     with trio.move_on_after(ANSWER_S):
+        if connection._ping_id and not connection._ping_event.is_set():
+            await connection._ping_event.wait()  # libp2p knows one ping at a time: share it
+            return True
+        connection._ping_id += 1
+        connection._ping_event = trio.Event()
         connection._ping_sent_time = trio.current_time()
+        header = struct.pack(
+            yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_PING, yamux.FLAG_SYN, 0, connection._ping_id
+        )
         try:
             await connection._write_frame(header)
         except Exception:  # noqa: BLE001 whatever the transport raises, the connection is over

@@ -35,6 +35,7 @@
     + WireError           the peer sent nonsense
     + PeerUnreachable     could not be dialled, or not in time
     + PeerDisconnected    went away in the middle of an answer
+    + PeerBanned          the operator wants nothing to do with it
     + PortInUse           a listen address is taken
     + NodeNotRunning      the command line finds nobody at the API's address
   x EngineError           the inference worker
@@ -389,6 +390,13 @@ class PortInUse(NetworkError):
 
     kind = Kind("R3-NET-005", "port_in_use", 500, -32063, 75,
                 "the port is in use", "stop the other program or choose another port")
+
+
+class PeerBanned(NetworkError):
+    """The operator wants nothing to do with the peer."""
+
+    kind = Kind("R3-NET-006", "peer_banned", 403, -32065, 77,
+                "the peer is banned", "lift the ban if that was not meant")
 
 
 class NodeNotRunning(NetworkError):

@@ -24,6 +24,7 @@ class ScriptedNetwork:
         self.hellos: dict[PeerId, Hello] = {}
         self.closed: dict[PeerId, trio.Event] = {}
         self.dials: list[float] = []
+        self.banned: set[PeerId] = set()
         self._in, self._out = trio.open_memory_channel[PeerId](8)
 
     def up(self, peer: PeerId, *models: ModelOffer, chain: str = "c", binding: bytes = b"") -> None:
@@ -75,6 +76,7 @@ async def router(network: ScriptedNetwork, nursery: trio.Nursery) -> RouterClien
         chain_id="c",
         bootstrap=[["bob"]],
         random=Random(7),  # noqa: S311
+        banned=network.banned.__contains__,
     )
     await nursery.start(actor.run)
     return RouterClient(mailbox)
@@ -159,3 +161,17 @@ async def test_peers_that_failed_come_last(
         router.ended(good, ok=True)
         router.ended(bad, ok=False)
         assert [one.peer for one in await router.candidates("tiny")] == [good, bad]
+    counts = {peer.peer: (peer.served, peer.failed) for peer in await router.peers()}
+    assert counts == {BOB: (1, 1), CAROL: (1, 1)}
+
+
+async def test_a_banned_peer_is_no_candidate_while_its_connection_closes(
+    network: ScriptedNetwork, router: RouterClient, autojump_clock: object
+) -> None:
+    network.up(CAROL, TINY)
+    network.connect(CAROL)
+    await trio.sleep(1)
+    assert await router.candidates("tiny")
+    network.banned.add(CAROL)
+    with pytest.raises(ModelNotFound):
+        await router.candidates("tiny")

@@ -43,8 +43,10 @@ def peer(path: Path) -> tuple[int, list[tuple[object, ...]]]:
 async def test_a_new_directory_has_the_whole_schema_and_no_backup(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         assert await store.read(version) == len(shipped())
-        (row,) = await store.read(lambda c: c.execute("SELECT * FROM migration").fetchall())
-        assert row[:3] == (1, "foundation", __version__)
+        rows = await store.read(
+            lambda c: c.execute("SELECT version, name, program FROM migration").fetchall()
+        )
+    assert rows == [(step.version, step.name, __version__) for step in shipped()]
     assert not (tmp_path / BACKUPS).exists()
 
 
