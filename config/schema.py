@@ -58,6 +58,12 @@ class Api(Layer, frozen=True):
         Path,
         key("Where `r3mes init` puts the API key and the command line finds it.", secret_file=True),
     ] = Path("api-key")
+    admin_socket: Annotated[
+        Path | None,
+        key("Where programs of this machine reach every method without a key, if the file's "
+            "permissions let them; `admin.sock` in the data directory if not set.",
+            "a path of up to 107 bytes"),
+    ] = None  # fmt: skip
     max_body_bytes: Annotated[
         int, key("Largest body that is taken.", ge=1024, le=1024 * 1024 - 4096)
     ] = 1024 * 1024 - 4096

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 import trio
-from starlette.types import ASGIApp
 
 from r3mes.actors.bans import Bans
 from r3mes.actors.doorway import Doorway
@@ -43,13 +42,14 @@ from r3mes.errors import (
 from r3mes.ids import PeerId
 from r3mes.node import lifecycle
 from r3mes.node.heartbeat import Heartbeat
-from r3mes.node.http.app import build_app
-from r3mes.node.http.probe import ask_api
-from r3mes.node.http.server import HttpServer
+from r3mes.node.http.app import build_admin_app, build_app
+from r3mes.node.http.child import HttpChild
 from r3mes.node.lan import Lan
 from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
 from r3mes.node.routes import Routes
+from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
@@ -61,6 +61,11 @@ UNWATCHED_S = 60.0
 """The patience that stands for systemd's where it does not watch."""
 STORE_START_S = 900.0
 """Opening the store checks the whole file, and may migrate it."""
+
+ADMIN_SOCKET = "admin.sock"
+"""In the data directory, if `api.admin_socket` names no other place."""
+
+ADMIN_DRAIN_S = 2.0
 
 
 def now_ms() -> int:
@@ -111,7 +116,10 @@ class Node:
             canary=self.canary,
         )
         self._api_door = Doorway("requests")
-        self.api = HttpChild(self._api(), config, (self._api_door, self._peers_door), self.state)
+        self.rpc = Dispatcher(NodeMethods(self.state))
+        self._gateway = self._gateway_of()
+        self.api = self._api()
+        self.admin = self._admin()
         self.heartbeat = Heartbeat(
             {"store": self.store.answers, "p2p": self.network.knock, "http": self.api.answers},
             interval=(watchdog_seconds() or UNWATCHED_S) / 2,
@@ -143,9 +151,9 @@ class Node:
             doorway=self._peers_door,
         )
 
-    def _api(self) -> ASGIApp:
+    def _gateway_of(self) -> Gateway:
         routes = Routes(self.network.peer_id, self._wallet.address, self._models, self.router)
-        gateway = Gateway(
+        return Gateway(
             own=self.network.peer_id,
             connect=self.network.connect,
             routes=routes,
@@ -156,19 +164,39 @@ class Node:
             now_ms=now_ms,
             doorway=self._api_door,
         )
-        return build_app(
-            gateway=gateway,
+
+    def _api(self) -> HttpChild:
+        api = self._config.api
+        app = build_app(
+            gateway=self._gateway,
             keyring=Keyring(self.store, now_ms=now_ms),
             state=self.state,
-            max_body_bytes=self._config.api.max_body_bytes,
-            allowed_hosts=self._config.api.allowed_hosts,
-            allowed_origins=self._config.api.allowed_origins,
+            rpc=self.rpc,
+            max_body_bytes=api.max_body_bytes,
+            allowed_hosts=api.allowed_hosts,
+            allowed_origins=api.allowed_origins,
+        )
+        return HttpChild(
+            app,
+            listen=api.listen,
+            drain_seconds=self._config.limits.drain_seconds,
+            doors=(self._api_door, self._peers_door),
+            on_drain=self.state.stopping,
         )
 
+    def _admin(self) -> HttpChild:
+        app = build_admin_app(
+            gateway=self._gateway,
+            state=self.state,
+            rpc=self.rpc,
+            max_body_bytes=self._config.api.max_body_bytes,
+        )
+        path = self._config.api.admin_socket or self._config.node.datadir / ADMIN_SOCKET
+        return HttpChild(app, listen=f"unix:{path.absolute()}", drain_seconds=ADMIN_DRAIN_S)
+
     def _children(self) -> list[ChildSpec]:
-        drain_s = self._config.limits.drain_seconds
         broken = (StoreCorrupt, StoreNewer, DataDirLocked)
-        store, network, api = self.store, self.network, self.api
+        store, network = self.store, self.network
         return [
             ChildSpec(
                 "store",
@@ -181,7 +209,7 @@ class Node:
             ChildSpec("bans", self._load_bans, Restart.TRANSIENT),
             ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
             self._work().as_child(),
-            ChildSpec("http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5),
+            self._surface().as_child(),
             ChildSpec("announcement", self._announce),
         ]
 
@@ -194,6 +222,20 @@ class Node:
         canary = ChildSpec("canary", self.canary.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         return Supervisor("work", [*models, router, *lan, canary])
+
+    def _surface(self) -> Supervisor:
+        """What answers programs; the admin socket also while the API drains."""
+        admin, api = self.admin, self.api
+        drain_s = self._config.limits.drain_seconds
+        return Supervisor(
+            "surface",
+            [
+                ChildSpec("admin", admin.run, intake=admin, fatal=(PortInUse,)),
+                ChildSpec(
+                    "http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5
+                ),
+            ],
+        )
 
     async def _route(self, *, task_status: trio.TaskStatus[None]) -> None:
         router = Router(
@@ -226,6 +268,7 @@ class Node:
             wallet=self._wallet.address,
             api=self.api.address,
             p2p=tuple(self.network.addrs),
+            admin=self.admin.address.removeprefix("unix:"),
         )
         write_running(datadir, running)
         try:
@@ -234,45 +277,6 @@ class Node:
             await trio.sleep_forever()
         finally:
             remove_running(datadir)
-
-
-class HttpChild:
-    """The HTTP server as a supervised child; keeps its address over restarts."""
-
-    def __init__(
-        self, app: ASGIApp, config: Config, doors: Sequence[Doorway], state: State
-    ) -> None:
-        self._app, self._doors, self._state = app, doors, state
-        self._drain_seconds = config.limits.drain_seconds
-        self.address = config.api.listen
-        self._server: HttpServer | None = None
-
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        self._server = HttpServer(self._app, listen=self.address, drain_seconds=self._drain_seconds)
-        async with trio.open_nursery() as nursery:
-            self.address = await nursery.start(self._server.run)
-            task_status.started()
-        for door in self._doors:  # drained: what the doors let in needs the rest of the node
-            await door.wait_empty()
-
-    async def answers(self) -> None:
-        """Return once the API has answered a request.
-
-        Raises:
-            NotReady: nobody listens there now.
-        """
-        await ask_api(self.address)
-
-    def drain(self) -> None:
-        """The node stops: refuse new work at every door, let answers in flight end."""
-        self._state.draining = True
-        for door in self._doors:
-            door.shut()
-        if self._server is not None:
-            self._server.drain()
-
-    def close(self) -> None:
-        """Nothing waits here."""
 
 
 def run_node(

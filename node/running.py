@@ -21,6 +21,7 @@ class Running(msgspec.Struct, frozen=True):
     Args:
         api: ``host:port`` of the HTTP API.
         p2p: full multiaddresses, with the peer id.
+        admin: path of the admin socket.
     """
 
     pid: int
@@ -28,6 +29,7 @@ class Running(msgspec.Struct, frozen=True):
     wallet: str
     api: str
     p2p: tuple[str, ...]
+    admin: str = ""
 
 
 def write_running(datadir: Path, running: Running) -> None:

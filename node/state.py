@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import trio
@@ -11,12 +13,48 @@ from r3mes.actors.inference.actor import Board
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.router import Peer, RouterClient
-from r3mes.actors.store import Store
+from r3mes.actors.store import SCHEMA, Store
 from r3mes.config.schema import Config
 from r3mes.ids import Address
 from r3mes.node.backup.record import last_backup
 from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """Who a node is.
+
+    Args:
+        network: the chain id; nodes of another are not used.
+        started_at: RFC 3339, UTC.
+        schema: of the database.
+        addrs: full multiaddresses; empty while the network side starts.
+    """
+
+    peer_id: str
+    version: str
+    network: str
+    started_at: str
+    schema: int
+    addrs: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of readiness; ``reason`` says what is wrong if it is not ``ok``."""
+
+    name: str
+    ok: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether requests can be answered now."""
+
+    ready: bool
+    checks: list[Check]
 
 
 class State:
@@ -37,20 +75,37 @@ class State:
         self._network, self._inference, self._router = network, inference, router
         self._canary = canary
         self._started = trio.current_time()
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.draining = False
+
+    def stopping(self) -> None:
+        """From now on the node says that it stops."""
+        self.draining = True
+
+    def info(self) -> NodeInfo:
+        """Who this node is."""
+        return NodeInfo(
+            peer_id=self._network.peer_id,
+            version=version("r3mes"),
+            network=self._config.node.chain_id,
+            started_at=self._started_at,
+            schema=SCHEMA,
+            addrs=list(self._network.addrs),
+        )
+
+    async def health(self) -> Health:
+        """Whether requests can be answered now, check by check."""
+        checks = [
+            _check("accepting", "the node is stopping" if self.draining else None),
+            _check("store", self._store.problem()),
+            _check("network", None if self._network.addrs else "the network side is starting"),
+            _check("models", await self._without_model()),
+        ]
+        return Health(all(check.ok for check in checks), checks)
 
     async def not_ready(self) -> list[str]:
         """Why the node cannot answer now, one reason each; empty when it can."""
-        reasons = []
-        if self.draining:
-            reasons.append("the node is stopping")
-        if problem := self._store.problem():
-            reasons.append(str(problem))
-        if not self._network.addrs:
-            reasons.append("the network side is starting")
-        if not self._inference.manifests() and not await self._served_by_peers():
-            reasons += self._without_model()
-        return reasons
+        return [check.reason for check in (await self.health()).checks if check.reason]
 
     def line(self) -> str:
         """What the node does now, for the one line that systemd shows."""
@@ -69,17 +124,20 @@ class State:
             ]
         )
 
-    async def _served_by_peers(self) -> bool:
-        return any(peer.hello.models for peer in await self._router.peers())
-
-    def _without_model(self) -> list[str]:
+    async def _without_model(self) -> str | None:
+        """Why no model can be asked for; None if one can."""
         boards = self._inference.boards()
+        if self._inference.manifests() or await self._served_by_peers():
+            return None
         if not boards:
-            return ["no connected peer serves a model, and this node has none"]
-        return [
+            return "no connected peer serves a model, and this node has none"
+        return "; ".join(
             f"model {name}: {board.error.detail if board.error else board.state}"
             for name, board in boards.items()
-        ]
+        )
+
+    async def _served_by_peers(self) -> bool:
+        return any(peer.hello.models for peer in await self._router.peers())
 
     async def status(self) -> Mapping[str, object]:
         """All that `r3mes status` and `r3mes peers` show; JSON types only."""
@@ -109,6 +167,10 @@ class State:
             "last_backup_at": last_backup(self._config.node.datadir),
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
+
+
+def _check(name: str, problem: object) -> Check:
+    return Check(name, ok=problem is None, reason=None if problem is None else str(problem))
 
 
 def _counted(number: int, what: str) -> str:

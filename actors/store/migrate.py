@@ -45,6 +45,10 @@ def shipped(folder: Path = FOLDER) -> tuple[Migration, ...]:
     return steps
 
 
+SCHEMA = len(shipped())
+"""The schema's version in this program, and of every database that it has opened."""
+
+
 def migrate(connection: Connection, datadir: Path, steps: Sequence[Migration]) -> None:
     """Apply those of ``steps`` that the data lacks, after a backup if there is data.
 

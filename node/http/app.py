@@ -13,12 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
-from r3mes.node.http.auth import Auth, needs
+from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
+from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import BodyLimit, Origins, RequestId
 from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
+from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.routes import rpc_routes
+
+MAX_BODY_BYTES = 1024 * 1024 - 4096
 
 open_routes = APIRouter()
 read_routes = APIRouter(dependencies=[Depends(needs("r"))])
@@ -30,22 +35,35 @@ def build_app(
     gateway: Gateway,
     keyring: Keyring,
     state: NodeState,
-    max_body_bytes: int = 1024 * 1024 - 4096,
+    rpc: Dispatcher,
+    max_body_bytes: int = MAX_BODY_BYTES,
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
-    app = build_routes(gateway, state)
+    app = build_routes(gateway, state, rpc)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
     return RequestId(Auth(ours, keyring))
 
 
-def build_routes(gateway: Gateway, state: NodeState) -> FastAPI:
+def build_admin_app(
+    *,
+    gateway: Gateway,
+    state: NodeState,
+    rpc: Dispatcher,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> ASGIApp:
+    """The same routes for the admin socket: whoever may open it may do everything."""
+    limited = BodyLimit(build_routes(gateway, state, rpc), max_body_bytes)
+    return RequestId(Admin(limited))
+
+
+def build_routes(gateway: Gateway, state: NodeState, rpc: Dispatcher) -> FastAPI:
     """The routes alone, without the layers that guard them."""
     app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
-    app.state.gateway, app.state.node = gateway, state
-    for router in (open_routes, read_routes, invoke_routes):
+    app.state.gateway, app.state.node, app.state.rpc = gateway, state, rpc
+    for router in (open_routes, read_routes, invoke_routes, rpc_routes):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -162,11 +180,5 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """What pydantic found; the first fault is enough to go on."""
-    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    where = [str(part) for part in first.get("loc", ()) if part != "body"]
-    if first.get("type") == "json_invalid":
-        return await _failed(request, BadRequest("the body is not valid JSON"))
-    what = str(first.get("msg", "invalid"))
-    detail = f"{'.'.join(where) or 'the body'}: {what[:1].lower()}{what[1:]}"
-    return await _failed(request, BadRequest(detail, param=where[0] if where else None))
+    faults = error.errors() if isinstance(error, RequestValidationError) else ()
+    return await _failed(request, bad_request(faults))

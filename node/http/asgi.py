@@ -1,10 +1,11 @@
-"""Shorthand for the ASGI middleware here: types, header look-up, an answer in one go."""
+"""Shorthand for what speaks ASGI here: header look-up, an answer in one go, a caller who leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.types import Scope, Send
+import trio
+from starlette.types import Message, Receive, Scope, Send
 
 from r3mes.errors import R3mesError
 from r3mes.node.http.errors import error_body, error_headers
@@ -31,3 +32,36 @@ async def send_whole(send: Send, status: int, headers: Mapping[str, str], body: 
     raw.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+async def while_present(
+    receive: Receive, send: Send, answer: Callable[[Send], Awaitable[None]]
+) -> None:
+    """Run ``answer``, which sends the whole response; cancel it when the caller goes away."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch, receive, nursery.cancel_scope)
+        await answer(_ending_whole(send))
+        nursery.cancel_scope.cancel()
+
+
+def _ending_whole(send: Send) -> Send:
+    """``send``, with the last message out of reach of a cancel.
+
+    Sending it ends the request inside Hypercorn, which then tells `_watch` that the caller is gone
+    and makes the connection ready for the next request; cut off there, the connection would neither
+    time out nor close when the server stops.
+    """
+
+    async def sending(message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        with trio.CancelScope(shield=last):
+            await send(message)
+
+    return sending
+
+
+async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the caller is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -15,9 +15,9 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 import trio
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from r3mes.node.http.asgi import send_error, send_whole
+from r3mes.node.http.asgi import send_error, send_whole, while_present
 from r3mes.node.http.errors import as_r3mes_error, error_object
 from r3mes.node.http.ports import Answer
 
@@ -41,10 +41,7 @@ class ChatResponse(Response):
         self._created = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, receive, nursery.cancel_scope)
-            await self.answer(_ending_whole(send))
-            nursery.cancel_scope.cancel()
+        await while_present(receive, send, self.answer)
 
     async def answer(self, send: Send) -> None:
         """Send the whole response, also when it is an error; never raises `Exception`."""
@@ -187,29 +184,6 @@ class _Events:
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _ending_whole(send: Send) -> Send:
-    """``send``, with the last message out of reach of a cancel.
-
-    Sending it ends the request inside Hypercorn, which then tells `_watch` that the caller is gone
-    and makes the connection ready for the next request; cut off there, the connection would neither
-    time out nor close when the server stops.
-    """
-
-    async def sending(message: Message) -> None:
-        last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        with trio.CancelScope(shield=last):
-            await send(message)
-
-    return sending
-
-
-async def _watch(receive: Receive, scope: trio.CancelScope) -> None:
-    """Cancel ``scope`` when the caller is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 def _usage(answer: Answer) -> dict[str, int]:

@@ -56,7 +56,9 @@ def as_r3mes_error(error: BaseException) -> R3mesError:
         return error
     incident = secrets.token_hex(6)
     logger.error("incident %s: a request failed unexpectedly", incident, exc_info=error)
-    return R3mesError(f"something failed that should not (incident {incident})")
+    unforeseen = R3mesError(f"something failed that should not (incident {incident})")
+    unforeseen.incident = incident
+    return unforeseen
 
 
 def _type(status: int) -> str:

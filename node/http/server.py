@@ -14,6 +14,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import trio
 from hypercorn.config import Config
@@ -21,11 +22,13 @@ from hypercorn.trio import serve
 from starlette.types import ASGIApp
 
 from r3mes.errors import ConfigError, PortInUse
+from r3mes.node.http.unix_socket import bind_unix
 
 IDLE_SECONDS = 15.0
 STALLED_SECONDS = 60
 HEADER_BYTES = 16 * 1024
 BACKLOG = 128
+UNIX = "unix:"
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.WARNING)  # Hypercorn announces its address, and so do we
@@ -35,7 +38,7 @@ class HttpServer:
     """One listening socket and the application behind it.
 
     Args:
-        listen: ``host:port``; port 0 takes a free one.
+        listen: ``host:port``; port 0 takes a free one; or ``unix:PATH``.
         drain_seconds: how long answers in flight may go on after `drain`.
     """
 
@@ -43,7 +46,7 @@ class HttpServer:
         self._app, self._listen, self._drain_seconds = app, listen, drain_seconds
         self._draining = trio.Event()
         self.address = ""
-        """Where it listens, ``host:port``; known once `run` has started."""
+        """Where it listens, in the form of ``listen``; known once `run` has started."""
 
     def drain(self) -> None:
         """Take no new connection; `run` returns when the answers in flight are out."""
@@ -55,18 +58,20 @@ class HttpServer:
     async def run(self, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `drain`; cancelling cuts everything off.
 
-        Starts with the address that was bound, ``host:port``.
+        Starts with the address that was bound.
 
         Raises:
             PortInUse: the address is taken.
         """
         listener = bind(self._listen)
-        host, port = listener.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = _address(listener)
         config = _hypercorn_config(listener, self._drain_seconds)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_start, self._app, config, self._draining.wait)
-            task_status.started(self.address)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(_start, self._app, config, self._draining.wait)
+                task_status.started(self.address)
+        finally:
+            _leave(self.address)
 
 
 async def _start(
@@ -86,6 +91,8 @@ def bind(listen: str) -> socket.socket:
         PortInUse: another program has the port.
         ConfigError: the address is not one of this machine.
     """
+    if listen.startswith(UNIX):
+        return bind_unix(Path(listen.removeprefix(UNIX)), backlog=BACKLOG)
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -104,6 +111,20 @@ def bind(listen: str) -> socket.socket:
             ) from None
         raise ConfigError(f"the API cannot listen on {listen}: {error}") from None
     return listener
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return UNIX + name
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _leave(address: str) -> None:
+    """Take away what `bind` left in the file system."""
+    if address.startswith(UNIX):
+        Path(address.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
 def _hypercorn_config(listener: socket.socket, drain_seconds: float) -> Config:

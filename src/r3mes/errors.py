@@ -5,6 +5,9 @@
     + BadRequest          a field is missing, of the wrong type or out of range
     + TooLarge            a body or frame over its cap
     + RequestTimeout      the body did not come in time
+    + ParseFailed         JSON-RPC: the message is not JSON
+    + CallMalformed       JSON-RPC: the message is no call, or breaks a limit
+    + MethodNotFound      JSON-RPC: no such method
     + Unauthenticated     no key, or a wrong one
     + Forbidden           the key lacks the scope; or a foreign Host or Origin
     + NotFound            no such route or object
@@ -116,6 +119,8 @@ class R3mesError(Exception):
         self.do = do or self.kind.do
         self.retry_after_s = retry_after_s
         self.param = param
+        self.incident: str | None = None
+        """Of an error that nobody foresaw: finds its traceback in the log."""
 
     def __init_subclass__(cls) -> None:
         if "kind" not in cls.__dict__:
@@ -162,6 +167,28 @@ class RequestTimeout(Refused):
                 "the request did not come in time", "send it again, without pauses")
 
 
+class ParseFailed(Refused):
+    """JSON-RPC: the message is not JSON."""
+
+    kind = Kind("R3-RPC-001", "parse_error", 400, -32700, 65,
+                "the message is not JSON in UTF-8", "send one JSON object, or an array of them")
+
+
+class CallMalformed(Refused):
+    """JSON-RPC: the message is no call, or breaks a limit on batches or nesting."""
+
+    kind = Kind("R3-RPC-002", "invalid_call", 400, -32600, 65,
+                "the message is not a JSON-RPC 2.0 call",
+                "send jsonrpc, method, params and id as docs/rpc.md shows")
+
+
+class MethodNotFound(Refused):
+    """JSON-RPC: no such method."""
+
+    kind = Kind("R3-RPC-003", "method_not_found", 404, -32601, 64,
+                "there is no such method", "choose one of docs/rpc.md, or ask rpc.discover")
+
+
 class Unauthenticated(Refused):
     """No key, or a wrong one."""
 
@@ -181,7 +208,7 @@ class Forbidden(Refused):
 class NotFound(Refused):
     """No such route or object."""
 
-    kind = Kind("R3-REQ-004", "not_found", 404, -32601, 66,
+    kind = Kind("R3-REQ-004", "not_found", 404, -32016, 66,
                 "there is no such thing here", "look at the list of routes in docs/http.md")
 
 

@@ -16,8 +16,19 @@ from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
 from r3mes.node.http import server
 from r3mes.node.http.app import build_app
 from r3mes.node.http.server import HttpServer
+from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.state import Check, Health, NodeInfo
 
-KEYS = {"r3k_both": {"r", "i"}, "r3k_read": {"r"}, "r3k_none": set()}
+KEYS = {
+    "r3k_both": {"r", "i"},
+    "r3k_read": {"r"},
+    "r3k_none": set(),
+    "r3k_i": {"i"},
+    "r3k_w": {"w"},
+    "r3k_a": {"a"},
+    "r3k_all": {"r", "i", "w", "a"},
+}
 
 
 @dataclass
@@ -134,6 +145,12 @@ STATUS = {
 class SmallState:
     reasons: Sequence[str] = ()
 
+    def info(self) -> NodeInfo:
+        return NodeInfo("12D3KooWtest", "0.1.0", "test-1", "2026-11-25T00:00:00+00:00", 1, [])
+
+    async def health(self) -> Health:
+        return Health(not self.reasons, [Check("all", not self.reasons, "; ".join(self.reasons))])
+
     async def status(self) -> Mapping[str, object]:
         return STATUS | {"ready": not self.reasons, "reasons": list(self.reasons)}
 
@@ -148,6 +165,7 @@ class Api:
     address: str
     gateway: SmallGateway
     state: SmallState
+    rpc: Dispatcher
     server: HttpServer
 
     @property
@@ -171,15 +189,17 @@ class Api:
 async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
     gateway, state = SmallGateway(), SmallState()
+    rpc = Dispatcher(NodeMethods(state))
     app = build_app(
         gateway=gateway,
         keyring=SmallKeyring(),
         state=state,
+        rpc=rpc,
         max_body_bytes=65536,
     )
     http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
     address = await nursery.start(http.run)
-    yield Api(address, gateway, state, http)
+    yield Api(address, gateway, state, rpc, http)
     http.drain()
 
 

@@ -1,0 +1,12 @@
+"""The methods, one module for each namespace.
+
+A class here takes what its methods need from `node/app.py`; `NAMESPACES` lists them all, so that
+the documentation and the tests of keys and scopes walk over every method without a running node.
+"""
+
+from __future__ import annotations
+
+from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.rpc.methods.rpc import RpcMethods
+
+NAMESPACES: tuple[type, ...] = (RpcMethods, NodeMethods)

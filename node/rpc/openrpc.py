@@ -1,0 +1,98 @@
+"""The surface as an OpenRPC document, made from the types of the functions.
+
+Source: OpenRPC specification 1.3.2; left out are examples, links and content descriptors by
+reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from r3mes.errors import (
+    REGISTRY,
+    ActorError,
+    BadRequest,
+    Forbidden,
+    NotReady,
+    R3mesError,
+    StoreError,
+)
+from r3mes.node.rpc.messages import MAX_BATCH, error_data
+from r3mes.node.rpc.method import Method
+from r3mes.node.rpc.params import Params
+
+ANY_METHOD: tuple[type[R3mesError], ...] = (
+    BadRequest,
+    Forbidden,
+    NotReady,
+    ActorError,
+    StoreError,
+    R3mesError,
+)
+"""What every method may answer with, the last for what nobody foresaw."""
+
+REF = "#/components/schemas/{model}"
+
+
+def document(methods: Iterable[Method]) -> dict[str, object]:
+    """The whole document."""
+    listed = sorted(methods, key=lambda method: method.name)
+    params = {method.name: Params(method.call) for method in listed}
+    takes = [(name, "validation", TypeAdapter(one.model)) for name, one in params.items()]
+    gives = [(name, "serialization", TypeAdapter(one.result)) for name, one in params.items()]
+    schemas, shared = TypeAdapter.json_schemas([*takes, *gives], ref_template=REF)  # type: ignore[list-item]
+    definitions: dict[str, Any] = shared.get("$defs", {})
+    return {
+        "openrpc": "1.3.2",
+        "info": {"title": "R3MES node", "version": version("r3mes")},
+        "servers": [{"name": "this node", "url": "/rpc"}],
+        "x-max-batch": MAX_BATCH,
+        "methods": [
+            {
+                "name": method.name,
+                "summary": method.summary,
+                "description": method.description,
+                "x-scope": method.scope,
+                "paramStructure": "either",
+                "params": _params(schemas[method.name, "validation"], definitions),
+                "result": {"name": "result", "schema": schemas[method.name, "serialization"]},
+                "errors": [{"$ref": f"#/components/errors/{code}"} for code in errors_of(method)],
+            }
+            for method in listed
+        ],
+        "components": {"schemas": definitions, "errors": _errors(listed)},
+    }
+
+
+def _params(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[dict[str, object]]:
+    """The properties of the model of the parameters, each as a content descriptor."""
+    if reference := schema.get("$ref"):
+        schema = definitions[reference.rpartition("/")[2]]
+    needed = schema.get("required", ())
+    return [
+        {
+            "name": name,
+            "description": part.get("description", ""),
+            "required": name in needed,
+            "schema": part,
+        }
+        for name, part in schema.get("properties", {}).items()
+    ]
+
+
+def errors_of(method: Method) -> list[str]:
+    """The codes of what a method may answer with on purpose."""
+    return [kind.kind.code for kind in (*method.errors, *ANY_METHOD)]
+
+
+def _errors(methods: Iterable[Method]) -> dict[str, object]:
+    codes = sorted({code for method in methods for code in errors_of(method)})
+    return {code: _error(REGISTRY[code]()) for code in codes}
+
+
+def _error(error: R3mesError) -> dict[str, object]:
+    return {"code": error.kind.rpc, "message": error.detail, "data": error_data(error)}

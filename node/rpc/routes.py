@@ -1,0 +1,53 @@
+"""JSON-RPC over HTTP: one message in a POST, its answer in the response.
+
+A call that is refused is still a 200, as JSON-RPC over HTTP does it: the status speaks of the
+message, each answer of its call.  Only notifications have no answer: 204.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from r3mes.node.http.asgi import send_whole, while_present
+from r3mes.node.http.auth import needs
+from r3mes.node.rpc.context import Context
+from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.openrpc import document
+
+rpc_routes = APIRouter()
+
+MESSAGE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}}
+
+
+class Answered(Response):
+    """Has the message answered in the caller's presence: who hangs up cancels what is running."""
+
+    def __init__(self, rpc: Dispatcher, body: bytes, context: Context) -> None:
+        super().__init__()
+        self._rpc, self._message, self._context = rpc, body, context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_present(receive, send, self._answer)
+
+    async def _answer(self, send: Send) -> None:
+        answer = await self._rpc.answer(self._message, self._context)
+        if answer is None:
+            await send_whole(send, 204, {}, b"")
+        else:
+            await send_whole(send, 200, {"content-type": "application/json"}, answer)
+
+
+@rpc_routes.post("/rpc", openapi_extra=MESSAGE, responses={204: {"description": "no answer"}})
+async def call(request: Request) -> Response:
+    """One JSON-RPC 2.0 call or a batch; the methods are in docs/rpc.md."""
+    rpc: Dispatcher = request.app.state.rpc
+    return Answered(rpc, await request.body(), Context(request.scope["r3mes.key"]))
+
+
+@rpc_routes.get("/rpc/openrpc.json", dependencies=[Depends(needs("r"))])
+async def openrpc(request: Request) -> JSONResponse:
+    """What `rpc.discover` answers."""
+    rpc: Dispatcher = request.app.state.rpc
+    return JSONResponse(document(rpc.methods.values()))
