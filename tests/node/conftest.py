@@ -71,12 +71,20 @@ class SmallAnswer:
     def model(self) -> str:
         return self.request.model
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        for word in self.gateway.words:
-            await self.gateway.turn()
-            if isinstance(word, Exception):
-                raise word
-            yield word
+    def __post_init__(self) -> None:
+        self._words = iter(self.gateway.words)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self  # no generator: one that is given up on the way warns when it is collected
+
+    async def __anext__(self) -> str:
+        word = next(self._words, None)
+        if word is None:
+            raise StopAsyncIteration
+        await self.gateway.turn()
+        if isinstance(word, Exception):
+            raise word
+        return word
 
 
 @dataclass
