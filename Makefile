@@ -42,7 +42,7 @@ run: setup
 	@exec $(BIN)/r3mes run
 
 test: setup
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 
 check: setup
