@@ -71,9 +71,9 @@ class Ledger:
         """
         await self._store.tx(partial(_open, sub, idem, request_hash, self._now_ms()))
 
-    async def drop_job(self, sub: Address, idem: bytes) -> None:
-        """The job failed: a retry may come.  A job with a receipt stays."""
-        await self._store.tx(partial(_drop, sub, idem))
+    async def drop_job(self, sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        """The job failed: a retry may come.  One with a receipt stays, and another request's."""
+        await self._store.tx(partial(_drop, sub, idem, request_hash))
 
     async def drop_unfinished(self) -> int:
         """At start: jobs without a receipt belong to a process that died; says how many."""
@@ -122,9 +122,12 @@ def _open(
         raise _already(sub, idem, _of_job(sub, idem, connection))
 
 
-def _drop(sub: Address, idem: bytes, connection: Connection) -> None:
+def _drop(sub: Address, idem: bytes, request_hash: RequestHash, connection: Connection) -> None:
     if _of_job(sub, idem, connection) is None:
-        connection.execute("DELETE FROM job WHERE sub = ? AND idem = ?", (sub, idem))
+        connection.execute(
+            "DELETE FROM job WHERE sub = ? AND idem = ? AND request_hash = ?",
+            (sub, idem, request_hash),
+        )
 
 
 def _drop_unfinished(connection: Connection) -> int:

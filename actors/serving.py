@@ -7,6 +7,7 @@ signature holds, and the signed end is in the store before it leaves.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, sign_result, verify_countersignature
 from r3mes.chain.keys.signing import Signer
-from r3mes.errors import AlreadyAnswered, ModelNotFound, PriceExceeded
+from r3mes.errors import AlreadyAnswered, ModelNotFound, PriceExceeded, R3mesError
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import Hello, ModelOffer, Request, ServerCall
 from r3mes.p2p.wire import pack
+
+logger = logging.getLogger(__name__)
 
 DROP_S = 2.0
 """How long the store may take to forget a job that failed."""
@@ -136,17 +139,23 @@ class Serving:
         # Before the job is taken: under overload the store must not pay for refusals.
         self._engine.check_room(accepted.offer.name, accepted.deadline_s)
         try:
-            with trio.CancelScope(shield=True):  # cut off, it might be taken and never dropped
-                await self._ledger.open_job(header.sub, header.idem, verified.hash)
+            await self._ledger.open_job(header.sub, header.idem, verified.hash)
+            await self._write(accepted, call)
         except AlreadyAnswered as error:
             call.refusal_receipt = _bytes_of(error.receipt)
             raise
-        try:
-            await self._write(accepted, call)
-        except BaseException:
-            with trio.move_on_after(DROP_S, shield=True):  # also when the peer has gone
-                await self._ledger.drop_job(header.sub, header.idem)
+        except BaseException:  # of `open_job` also: what timed out may have been taken
+            await self._drop(verified)
             raise
+
+    async def _drop(self, verified: VerifiedRequest) -> None:
+        """Let the job be asked for again; also when the peer has gone, and never raises."""
+        header = verified.header
+        with trio.move_on_after(DROP_S, shield=True):
+            try:
+                await self._ledger.drop_job(header.sub, header.idem, verified.hash)
+            except R3mesError as error:
+                logger.warning("job %s stays taken: %s", header.idem.hex(), error.detail)
 
     def _offer(self, model: ModelHash) -> ModelOffer:
         for offer in self._hello().models:

@@ -22,20 +22,23 @@ from r3mes.actors.store import Store, open_store
 from r3mes.chain.keys.wallet import Wallet
 from r3mes.errors import (
     AlreadyAnswered,
+    AskTimeout,
     ContextLengthExceeded,
     EngineCrashed,
     EnvelopeRefused,
     ModelNotFound,
+    NetworkError,
     NoPeer,
     NotReady,
     Overloaded,
     PeerUnreachable,
     PriceExceeded,
     R3mesError,
+    StoreBusy,
     StoreFull,
     WireError,
 )
-from r3mes.ids import Address, ModelHash, PeerId
+from r3mes.ids import Address, ModelHash, PeerId, RequestHash
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
@@ -447,35 +450,65 @@ async def test_a_node_that_stops_takes_nothing_new(world: World) -> None:
             pass
 
 
+async def ask_again(world: World) -> bytes:
+    """Send one and the same job; what comes along with the refusal, if it is refused for that."""
+    signed = sign_request(
+        world.wallet,
+        chain=CHAIN,
+        audience=world.bob.peer,
+        epoch=world.bob.epoch,
+        model=OFFER.hash,
+        body=InferJob(b"[]").encode(),
+        max_tokens=9,
+        max_price=10**6,
+        now_ms=world.now,
+        idem=b"the same job 016",
+    )
+    async with world.net.connect(world.bob.peer) as stream, ClientCall(stream) as call:
+        await call.hello()
+        try:
+            await call.request(signed.wire)
+            await call.done()
+        except AlreadyAnswered:
+            return call.refusal_receipt
+    return b""
+
+
 async def test_the_same_job_again_is_refused_with_its_receipt(world: World) -> None:
-    job = InferJob(b"[]").encode()
-
-    async def ask() -> bytes:
-        signed = sign_request(
-            world.wallet,
-            chain=CHAIN,
-            audience=world.bob.peer,
-            epoch=world.bob.epoch,
-            model=OFFER.hash,
-            body=job,
-            max_tokens=9,
-            max_price=10**6,
-            now_ms=world.now,
-            idem=b"the same job 016",
-        )
-        async with world.net.connect(world.bob.peer) as stream, ClientCall(stream) as call:
-            await call.hello()
-            try:
-                await call.request(signed.wire)
-                await call.done()
-            except AlreadyAnswered:
-                return call.refusal_receipt
-        return b""
-
-    assert await ask() == b""
+    assert await ask_again(world) == b""
     (kept,) = await world.bob.ledger.receipts()
-    assert unpack(await ask()) == (kept.result, kept.signature, b"")
+    assert unpack(await ask_again(world)) == (kept.result, kept.signature, b"")
     assert len(world.bob.engine.jobs) == 1
+
+
+async def test_a_job_taken_by_a_write_that_timed_out_may_come_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = world.bob.ledger.open_job
+
+    async def late(sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        await real(sub, idem, request_hash)
+        raise AskTimeout("store: no answer to Write within 5 s")
+
+    monkeypatch.setattr(world.bob.ledger, "open_job", late)
+    with pytest.raises(NetworkError, match="ask_timeout"):
+        await ask_again(world)
+    monkeypatch.undo()
+    assert await ask_again(world) == b""
+    assert len(world.bob.engine.jobs) == 1
+
+
+async def test_a_store_that_fails_twice_does_not_hide_what_failed_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        raise StoreBusy("locked")
+
+    monkeypatch.setattr(world.bob.ledger, "drop_job", busy)
+    world.bob.engine.refusal = ContextLengthExceeded("the prompt has 70 tokens")
+    with pytest.raises(ContextLengthExceeded):
+        async with world.gateway.complete(request()):
+            pass
 
 
 async def test_a_receipt_with_a_bad_countersignature_stays_without_it(world: World) -> None:

@@ -59,7 +59,7 @@ async def test_an_answered_job_comes_with_its_receipt(ledger: Ledger) -> None:
     await ledger.open_job(SUB, IDEM, hash_of(1))
     await ledger.finish_job(receipt())
     await ledger.finish_job(receipt())
-    await ledger.drop_job(SUB, IDEM)
+    await ledger.drop_job(SUB, IDEM, hash_of(1))
     with pytest.raises(AlreadyAnswered, match="was answered") as answered:
         await ledger.open_job(SUB, IDEM, hash_of(2))
     assert answered.value.receipt == receipt()
@@ -68,14 +68,21 @@ async def test_an_answered_job_comes_with_its_receipt(ledger: Ledger) -> None:
 
 async def test_a_job_that_failed_can_be_taken_again(ledger: Ledger) -> None:
     await ledger.open_job(SUB, IDEM, hash_of(1))
-    await ledger.drop_job(SUB, IDEM)
+    await ledger.drop_job(SUB, IDEM, hash_of(1))
     await ledger.open_job(SUB, IDEM, hash_of(2))
     await ledger.finish_job(receipt(2))
 
 
+async def test_a_request_that_failed_does_not_drop_the_job_of_another(ledger: Ledger) -> None:
+    await ledger.open_job(SUB, IDEM, hash_of(1))
+    await ledger.drop_job(SUB, IDEM, hash_of(2))
+    with pytest.raises(AlreadyAnswered):
+        await ledger.open_job(SUB, IDEM, hash_of(3))
+
+
 async def test_an_answer_that_comes_late_is_not_billed_twice(ledger: Ledger) -> None:
     await ledger.open_job(SUB, IDEM, hash_of(1))
-    await ledger.drop_job(SUB, IDEM)
+    await ledger.drop_job(SUB, IDEM, hash_of(1))
     await ledger.open_job(SUB, IDEM, hash_of(2))
     await ledger.finish_job(receipt(1))
     with pytest.raises(AlreadyAnswered) as second:
@@ -130,7 +137,7 @@ async def test_receipts_come_newest_first_in_pages(ledger: Ledger) -> None:
 JOBS, REQUESTS = st.integers(0, 2), st.integers(1, 3)
 STEPS = st.one_of(
     st.tuples(st.just("open"), JOBS, REQUESTS),
-    st.tuples(st.just("drop"), JOBS, st.just(0)),
+    st.tuples(st.just("drop"), JOBS, REQUESTS),
     st.tuples(st.just("finish"), JOBS, REQUESTS),
     st.tuples(st.just("restart"), st.just(0), st.just(0)),
 )
@@ -140,25 +147,26 @@ class Model:
     """What the ledger should do, in dictionaries."""
 
     def __init__(self) -> None:
-        self.taken: set[int] = set()
+        self.taken: dict[int, int] = {}
         self.answers: dict[int, int] = {}
 
-    def open(self, job: int, _: int) -> bool:
+    def open(self, job: int, request: int) -> bool:
         fresh = job not in self.taken
-        self.taken.add(job)
+        self.taken.setdefault(job, request)
         return fresh
 
-    def drop(self, job: int, _: int) -> bool:
-        if job not in self.answers:
-            self.taken.discard(job)
+    def drop(self, job: int, request: int) -> bool:
+        if job not in self.answers and self.taken.get(job) == request:
+            del self.taken[job]
         return True
 
     def finish(self, job: int, request: int) -> bool:
-        self.taken.add(job)
-        return self.answers.setdefault(job, request) == request
+        holds = self.answers.setdefault(job, request) == request
+        self.taken[job] = self.answers[job]
+        return holds
 
     def restart(self, _job: int, _request: int) -> bool:
-        self.taken = set(self.answers)
+        self.taken = dict(self.answers)
         return True
 
 
@@ -169,7 +177,7 @@ async def step(ledger: Ledger, what: str, job: int, request: int) -> bool:
             case "open":
                 await ledger.open_job(SUB, idem, digest)
             case "drop":
-                await ledger.drop_job(SUB, idem)
+                await ledger.drop_job(SUB, idem, digest)
             case "finish":
                 await ledger.finish_job(receipt(job * 10 + request, idem=idem))
             case _:
