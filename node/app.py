@@ -205,7 +205,7 @@ class Node:
                 fatal=broken,
                 ready_timeout=STORE_START_S,
             ),
-            ChildSpec("ledger", self._forget_dead_jobs, Restart.TRANSIENT),
+            ChildSpec("ledger", self._forget_dead_jobs),
             ChildSpec("bans", self._load_bans, Restart.TRANSIENT),
             ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
             self._work().as_child(),
@@ -250,9 +250,13 @@ class Node:
         await router.run(task_status=task_status)
 
     async def _forget_dead_jobs(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Jobs of a process that died may be asked for again."""
+        """Jobs of a process or a store that died may be asked for again.
+
+        It stays, so that it is there to begin anew with a store that restarts.
+        """
         await self.ledger.drop_unfinished()
         task_status.started()
+        await trio.sleep_forever()
 
     async def _load_bans(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Before the first peer is let in."""
