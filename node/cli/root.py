@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from r3mes.node.cli import (
+    backups,
     chat,
     config,
     demo,
@@ -86,4 +87,5 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(config.app, name="config")
+app.add_typer(backups.app, name="backup", no_args_is_help=True)
 app.command()(demo.demo)

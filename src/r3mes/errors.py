@@ -34,6 +34,7 @@
     + StoreNewer          the data was written by a newer version
     + StoreCorrupt        the integrity check failed
     + DataDirLocked       another daemon runs on the data directory
+    + BackupInvalid       a backup is damaged, cut off or not complete
   x NetworkError          between nodes
     + WireError           the peer sent nonsense
     + PeerUnreachable     could not be dialled, or not in time
@@ -374,6 +375,13 @@ class StoreCorrupt(StoreError):
 
     kind = Kind("R3-STORE-005", "store_corrupt", 500, -32054, 74,
                 "the database is damaged", "restore the newest backup from the backups folder")
+
+
+class BackupInvalid(StoreError):
+    """A backup that is damaged, cut off or not complete."""
+
+    kind = Kind("R3-STORE-007", "backup_invalid", 400, -32056, 65,
+                "the backup cannot be used", "use another backup; nothing was changed")
 
 
 class DataDirLocked(StoreError):

@@ -1,0 +1,42 @@
+"""Files that are there whole, and stay so over a power cut."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600, on the disk when the block ends.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(handle)
+
+
+def put(source: Path, place: Path) -> None:
+    """Copy ``source`` to ``place``, which may be on another disk; readers see all of it or none."""
+    draft = place.with_name(f".{place.name}.part")
+    draft.unlink(missing_ok=True)
+    with source.open("rb") as content, new_file(draft) as out:
+        shutil.copyfileobj(content, out)
+    os.rename(draft, place)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let new names in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
