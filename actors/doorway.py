@@ -5,7 +5,7 @@ A node that stops lets the answers in flight end whole and takes no new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -14,10 +14,15 @@ from r3mes.errors import NotReady
 
 
 class Doorway:
-    """One for each way in: requests of applications, requests of peers."""
+    """One for each way in: requests of applications, requests of peers.
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    Args:
+        what: comes in here.
+        admit: raises why nobody can be let in now, such as a locked wallet.
+    """
+
+    def __init__(self, what: str, admit: Callable[[], None] = lambda: None) -> None:
+        self._what, self._admit = what, admit
         self._shut = trio.Event()
         self._empty = trio.Event()
         self.inside = 0
@@ -28,9 +33,11 @@ class Doorway:
 
         Raises:
             NotReady: the node is stopping.
+            R3mesError: as ``admit`` says.
         """
         if self._shut.is_set():
             raise NotReady(f"the node is stopping and takes no new {self._what}")
+        self._admit()
         self.inside += 1
         try:
             yield

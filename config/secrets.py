@@ -55,6 +55,17 @@ def read_secret(path: Path) -> str:
         ConfigError: it is not there, empty or too long for a secret.
     """
     check_secret_file(path)
+    return read_credential(path)
+
+
+def read_credential(path: Path) -> str:
+    """The same of a file that systemd made for this service alone.
+
+    It lets its user in by an access list, which looks like a file that a group can read.
+
+    Raises:
+        ConfigError: it is not there, empty or too long for a secret.
+    """
     try:
         text = path.read_bytes()[: MAX_BYTES + 1].decode().strip("\r\n")
     except OSError as error:

@@ -31,10 +31,10 @@ from r3mes.actors.router import Message as RouterMessage
 from r3mes.actors.router import Router, RouterClient
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
-from r3mes.chain.keys.signing import Signer
 from r3mes.config.schema import Config
 from r3mes.errors import (
     DataDirLocked,
+    NotReady,
     PortInUse,
     StoreCorrupt,
     StoreNewer,
@@ -53,6 +53,7 @@ from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
+from r3mes.node.vault import Vault
 from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import Hello
@@ -79,22 +80,22 @@ class Node:
     Args:
         config: checked.
         key: the node's identity between nodes.
-        wallet: signs requests, answers and receipts.
+        vault: signs requests, answers and receipts, once it is open.
         on_ready: called each time the whole tree is up.
     """
 
     def __init__(
-        self, config: Config, key: NodeKey, wallet: Signer, on_ready: Callable[[Running], None]
+        self, config: Config, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
     ) -> None:
-        self._config, self._wallet, self._on_ready = config, wallet, on_ready
+        self._config, self.vault, self._on_ready = config, vault, on_ready
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
         self.store = Store(config.node.datadir)
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
         self._models = OwnModels(config.models, self.inference)
-        self._epoch, self._binding = secrets.token_bytes(8), bind(wallet, key)
-        self._peers_door = Doorway("requests of peers")
+        self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
+        self._peers_door = Doorway("requests of peers", self._admit_peer)
         self.bans = Bans(self.store, own=key.peer_id, now_ms=now_ms)
         self.network = Network(
             key,
@@ -108,14 +109,14 @@ class Node:
         self.canary = Canary()
         self.state = State(
             config=config,
-            wallet=wallet.address,
+            vault=vault,
             store=self.store,
             network=self.network,
             inference=self.inference,
             router=self.router,
             canary=self.canary,
         )
-        self._api_door = Doorway("requests")
+        self._api_door = Doorway("requests", vault.admit)
         self.rpc = Dispatcher(NodeMethods(self.state))
         self._gateway = self._gateway_of()
         self.api = self._api()
@@ -130,7 +131,15 @@ class Node:
         )
 
     def _hello(self) -> Hello:
-        return Hello(self._epoch, self._binding, self._models.offers(), self._config.node.chain_id)
+        """While the wallet is locked nobody vouches for this node, and it offers nothing."""
+        offers = self._models.offers() if self.vault.is_open else ()
+        if self.vault.is_open and not self._binding:
+            self._binding = bind(self.vault, self._key)
+        return Hello(self._epoch, self._binding, offers, self._config.node.chain_id)
+
+    def _admit_peer(self) -> None:
+        if not self.vault.is_open:
+            raise NotReady("this node's wallet is locked")
 
     def _serving(self, own: PeerId) -> Serving:
         verifier = RequestVerifier(
@@ -146,18 +155,18 @@ class Node:
             verifier=verifier,
             engine=self._models,
             ledger=self.ledger,
-            wallet=self._wallet,
+            wallet=self.vault,
             now_ms=now_ms,
             doorway=self._peers_door,
         )
 
     def _gateway_of(self) -> Gateway:
-        routes = Routes(self.network.peer_id, self._wallet.address, self._models, self.router)
+        routes = Routes(self.network.peer_id, self.vault.address, self._models, self.router)
         return Gateway(
             own=self.network.peer_id,
             connect=self.network.connect,
             routes=routes,
-            wallet=self._wallet,
+            wallet=self.vault,
             ledger=self.ledger,
             chain_id=self._config.node.chain_id,
             max_price=self._config.wallet.max_price_uremes,
@@ -269,7 +278,7 @@ class Node:
         running = Running(
             pid=os.getpid(),
             peer_id=self.network.peer_id,
-            wallet=self._wallet.address,
+            wallet=self.vault.address,
             api=self.api.address,
             p2p=tuple(self.network.addrs),
             admin=self.admin.address.removeprefix("unix:"),
@@ -284,19 +293,19 @@ class Node:
 
 
 def run_node(
-    config: Config, key: NodeKey, wallet: Signer, on_ready: Callable[[Running], None]
+    config: Config, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
 ) -> int:
     """Run a node until it is told to stop; its result is the exit status of the process.
 
     Args:
         config: checked.
         key: the node's identity between nodes.
-        wallet: opened.
+        vault: the wallet, opened or not.
         on_ready: called when the node is up, with its addresses.
     """
 
     async def main() -> int:
-        node = Node(config, key, wallet, on_ready)
+        node = Node(config, key, vault, on_ready)
         handles = lifecycle.Handles(status=node.state.line, heartbeat=node.heartbeat)
         return await lifecycle.serve(
             node.root, drain_timeout=config.limits.drain_seconds, handles=handles

@@ -15,10 +15,10 @@ from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.router import Peer, RouterClient
 from r3mes.actors.store import SCHEMA, Store
 from r3mes.config.schema import Config
-from r3mes.ids import Address
 from r3mes.node.backup.record import last_backup
 from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.network import Network
+from r3mes.node.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class Health:
     checks: list[Check]
 
 
+LOCKED = "the wallet is locked, `r3mes wallet unlock` opens it"
+
+
 class State:
     """Looks at the parts of a node; owns nothing."""
 
@@ -64,14 +67,14 @@ class State:
         self,
         *,
         config: Config,
-        wallet: Address,
+        vault: Vault,
         store: Store,
         network: Network,
         inference: InferenceClient,
         router: RouterClient,
         canary: Canary,
     ) -> None:
-        self._config, self._wallet, self._store = config, wallet, store
+        self._config, self._vault, self._store = config, vault, store
         self._network, self._inference, self._router = network, inference, router
         self._canary = canary
         self._started = trio.current_time()
@@ -97,6 +100,7 @@ class State:
         """Whether requests can be answered now, check by check."""
         checks = [
             _check("accepting", "the node is stopping" if self.draining else None),
+            _check("wallet", None if self._vault.is_open else LOCKED),
             _check("store", self._store.problem()),
             _check("network", None if self._network.addrs else "the network side is starting"),
             _check("models", await self._without_model()),
@@ -111,6 +115,8 @@ class State:
         """What the node does now, for the one line that systemd shows."""
         if self.draining:
             return "finishing what was accepted"
+        if not self._vault.is_open:
+            return "wallet locked, open it with: r3mes wallet unlock"
         boards = self._inference.boards()
         loading = [name for name, board in boards.items() if board.state == "loading"]
         serving, peers = len(self._inference.manifests()), len(self._network.connected())
@@ -161,7 +167,8 @@ class State:
             },
             "peers": [_peer(peer) for peer in await self._router.peers()],
             "wallet": {
-                "address": self._wallet,
+                "address": self._vault.address,
+                "locked": not self._vault.is_open,
                 "backed_up": is_backed_up(self._config, self._config.wallet.name),
             },
             "last_backup_at": last_backup(self._config.node.datadir),

@@ -9,10 +9,13 @@ from pathlib import Path
 import typer
 
 from r3mes.config.schema import Config
-from r3mes.config.secrets import read_secret, write_secret
+from r3mes.config.secrets import read_credential, read_secret, write_secret
 from r3mes.errors import PassphraseMissing
+from r3mes.node.systemd import credential
 
 SHORTEST = 8
+CREDENTIAL = "wallet-passphrase"
+"""What systemd calls it: ``LoadCredentialEncrypted=wallet-passphrase:…``."""
 
 
 def is_terminal() -> bool:
@@ -31,6 +34,22 @@ def stored_passphrase_file(config: Config) -> Path | None:
         return config.wallet.passphrase_file
     beside = passphrase_beside(config)
     return beside if beside.exists() else None
+
+
+def stored(config: Config) -> str | None:
+    """The passphrase of the node's wallet that no person has to give; None if there is none.
+
+    The configured file is first, then what systemd decrypted for the service, then the file beside
+    the wallet.
+
+    Raises:
+        InsecureFile, ConfigError: the file cannot be used.
+    """
+    file = config.wallet.passphrase_file
+    if file is None and (given := credential(CREDENTIAL)) is not None:
+        return read_credential(given)
+    file = file or stored_passphrase_file(config)
+    return None if file is None else read_secret(file)
 
 
 def existing(file: Path | None, stored: Path | None = None) -> str:

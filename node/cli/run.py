@@ -15,12 +15,12 @@ from r3mes.config.sources import flag_settings
 from r3mes.errors import ConfigError
 from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
-from r3mes.node.cli.output import show
+from r3mes.node.cli.output import say, show
 from r3mes.node.cli.session import session
 
 if TYPE_CHECKING:
-    from r3mes.chain.keys.wallet import Wallet
     from r3mes.node.running import Running
+    from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
 
 QUESTION = "What is a receipt?"
@@ -56,7 +56,7 @@ def run(
 def _run(loaded: Loaded, command: str) -> int:
     """Run the daemon in this process; its exit status."""
     config = loaded.config
-    key, wallet = _identity(config)
+    key, vault = _identity(config)
 
     from r3mes.node.app import run_node
     from r3mes.node.logs import set_up
@@ -65,21 +65,30 @@ def _run(loaded: Loaded, command: str) -> int:
 
     def on_ready(running: Running) -> None:
         show(banner(running, config, command))
+        if not vault.is_open:
+            say(f"The wallet is locked: no request is answered.   next: {command} wallet unlock")
 
-    return run_node(config, key, wallet, on_ready)
+    return run_node(config, key, vault, on_ready)
 
 
-def _identity(config: Config) -> tuple[NodeKey, Wallet]:
-    """The node key and the opened wallet, before anything is started."""
+def _identity(config: Config) -> tuple[NodeKey, Vault]:
+    """The node key and the wallet, before anything is started.
+
+    The wallet is opened, unless there is neither a passphrase nor anybody to ask for it.
+    """
     from r3mes.chain.keys.keystore import open_keystore
+    from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
 
     wallet_file = config.node.datadir / "wallets" / f"{config.wallet.name}.json"
     key_file = config.node.datadir / "keys" / "node.key"
     if not (is_there(wallet_file) and is_there(key_file)):
         raise ConfigError(f"{config.node.datadir} holds no node yet", do="run `r3mes init`")
-    secret = passphrase.existing(passphrase.stored_passphrase_file(config))
-    return NodeKey.load_or_create(key_file), open_keystore(wallet_file, secret)
+    secret = passphrase.stored(config)
+    if secret is None and passphrase.is_terminal():
+        secret = passphrase.existing(None)
+    wallet = None if secret is None else open_keystore(wallet_file, secret)
+    return NodeKey.load_or_create(key_file), Vault(wallet_file, wallet)
 
 
 def banner(running: Running, config: Config, command: str) -> str:

@@ -28,6 +28,7 @@
     + WalletMissing
     + MnemonicInvalid
     + PassphraseMissing   nobody to ask and no file that says it
+    + WalletLocked        nobody has opened it since the node started
   x StoreError            the store cannot do it
     + StoreBusy           another process holds the write lock
     + StoreFull           the disk is full
@@ -299,7 +300,7 @@ class InsecureFile(ConfigError):
 class WalletError(R3mesError):
     """Something about a wallet or its keystore."""
 
-    kind = Kind("R3-WALLET-001", "wallet_error", 409, -32022, 66,
+    kind = Kind("R3-WALLET-001", "wallet_error", 409, -32028, 66,
                 "the wallet cannot be used", "look at `r3mes wallet`")
 
 
@@ -338,6 +339,13 @@ class PassphraseMissing(WalletError):
     kind = Kind("R3-WALLET-006", "passphrase_missing", 409, -32027, 77,
                 "the wallet's passphrase is not known",
                 "name a file with --passphrase-file, or set wallet.passphrase_file")
+
+
+class WalletLocked(WalletError):
+    """Nobody has opened the wallet since the node started, or somebody locked it."""
+
+    kind = Kind("R3-WALLET-007", "wallet_locked", 409, -32022, 75,
+                "the wallet is locked", "run `r3mes wallet unlock` on the node's machine")
 
 
 class StoreError(R3mesError):

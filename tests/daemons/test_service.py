@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from benchmarks.daemons import PATIENCE_S, Daemon
@@ -76,8 +77,22 @@ def settings(name: str) -> list[str]:
 def start(tmp_path: Path, systemd: Systemd, daemon: Make) -> Callable[..., Daemon]:
     """Starts the unit's command on a node of the test's own, with the unit's environment."""
 
-    def start(program: str | None = None, **config: object) -> Daemon:
+    def start(
+        program: str | None = None,
+        *,
+        locked: bool = False,
+        credentials: Path | None = None,
+        **config: object,
+    ) -> Daemon:
         node = daemon("node", **config)
+        secret = node.folder / "wallets" / "default.passphrase"
+        if credentials is not None:
+            credentials.mkdir()
+            secret.rename(credentials / "wallet-passphrase").chmod(
+                0o440
+            )  # as its access list shows
+        elif locked:
+            secret.unlink()
         (exec_start,) = settings("ExecStart")
         words = exec_start.replace("/etc/r3mes", str(node.folder)).split()[1:]
         python = [sys.executable, *(["-c", program] if program else ["-m", "r3mes.node"])]
@@ -85,6 +100,7 @@ def start(tmp_path: Path, systemd: Systemd, daemon: Make) -> Callable[..., Daemo
             "NOTIFY_SOCKET": str(systemd.address),
             "WATCHDOG_USEC": "1000000",
             "R3MES_NODE__DATADIR": str(node.folder),
+            **({"CREDENTIALS_DIRECTORY": str(credentials)} if credentials else {}),
         }
         for pair in shlex.split(settings("Environment")[0]):
             name, _, value = pair.partition("=")
@@ -108,7 +124,7 @@ def test_the_unit_starts_the_node_which_says_so_and_drains(
 ) -> None:
     node = start(models=[{"id": "builtin"}])
     before = systemd.until("READY=1")
-    assert before[0] == "STATUS=starting"
+    assert before[0].startswith("STATUS=starting")
     assert "EXTEND_TIMEOUT_USEC=30000000" in before
     assert "WATCHDOG=1" not in before
     systemd.until("WATCHDOG=1")
@@ -131,3 +147,32 @@ def test_a_blocked_loop_feeds_no_watchdog_and_exits_with_70(
     said = node.log.read_text()
     assert "the event loop has not turned for 1 s, exit 70" in said
     assert "before_io_wait" in said
+
+
+def test_a_node_without_a_passphrase_is_up_and_says_that_its_wallet_is_locked(
+    start: Callable[..., Daemon], systemd: Systemd
+) -> None:
+    node = start(locked=True, models=[{"id": "builtin"}])
+    systemd.until("STATUS=wallet locked")
+    assert "READY=1" in systemd.heard
+    assert node.get("/healthz").status_code == 200
+    ready = node.get("/readyz")
+    assert ready.status_code == 503
+    assert "the wallet is locked, `r3mes wallet unlock` opens it" in ready.json()["reasons"]
+    with pytest.raises(openai.ConflictError) as refused:
+        node.openai(max_retries=0).chat.completions.create(
+            model="builtin", messages=[{"role": "user", "content": "?"}]
+        )
+    assert refused.value.code == "wallet_locked"
+    assert node.get("/node/status").json()["wallet"]["locked"]
+    systemd.until("WATCHDOG=1")
+    node.signal(signal.SIGTERM)
+    assert node.wait() == 0
+
+
+def test_the_credential_of_the_unit_opens_the_wallet(
+    start: Callable[..., Daemon], systemd: Systemd, tmp_path: Path
+) -> None:
+    node = start(credentials=tmp_path / "credentials")
+    systemd.until("READY=1")
+    assert not node.get("/node/status").json()["wallet"]["locked"]

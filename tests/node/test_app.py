@@ -16,6 +16,7 @@ from r3mes.config.schema import Node as NodeSection
 from r3mes.errors import ActorCrashed
 from r3mes.ids import Address, RequestHash
 from r3mes.node.app import Node
+from r3mes.node.vault import Vault
 from r3mes.p2p.identity import NodeKey
 
 SUB, IDEM, REQUEST = Address("remes1caller"), b"i" * 16, RequestHash(b"r" * 32)
@@ -30,7 +31,8 @@ async def test_jobs_that_were_open_when_the_store_died_may_be_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(node=NodeSection(datadir=tmp_path))
-    node = Node(config, NodeKey(b"n" * 32), Wallet.create(), lambda running: None)
+    vault = Vault(tmp_path / "wallet.json", Wallet.create())
+    node = Node(config, NodeKey(b"n" * 32), vault, lambda running: None)
     two = [child for child in node._children() if child.name in ("store", "ledger")]
     tree = Supervisor("store and ledger", two, strategy=Strategy.REST_FOR_ONE)
 

@@ -222,13 +222,6 @@ def test_run_with_a_wrong_passphrase(node: Cli) -> None:
     assert ran.err.startswith("error R3-WALLET-002: ")
 
 
-def test_run_without_a_passphrase(node: Cli) -> None:
-    (node.datadir / "wallets" / "default.passphrase").unlink()
-    ran = node("run")
-    assert ran.code == 77
-    assert ran.err.startswith("error R3-WALLET-006: ")
-
-
 def test_run_beyond_loopback(node: Cli) -> None:
     ran = node("run", "--listen", "0.0.0.0:7331")
     assert ran.code == 78
