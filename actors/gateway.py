@@ -12,13 +12,21 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import trio
 
 from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
+from r3mes.actors.observing import (
+    FailedOver,
+    Observer,
+    Receipted,
+    Routed,
+    Watched,
+    unobserved,
+)
 from r3mes.actors.requests.envelope import SignedRequest, sign_request
 from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
@@ -114,9 +122,15 @@ class Answer:
     """
 
     def __init__(
-        self, gateway: Gateway, call: ClientCall, candidate: Candidate, signed: SignedRequest
+        self,
+        gateway: Gateway,
+        call: ClientCall,
+        candidate: Candidate,
+        signed: SignedRequest,
+        watched: Watched,
     ) -> None:
         self._gateway, self.call, self.candidate, self.signed = gateway, call, candidate, signed
+        self.watched = watched
         self.model, self.peer = candidate.offer.name, candidate.peer
         self.route = gateway.route(candidate.peer)
         self.receipt_id = signed.hash.hex()
@@ -144,6 +158,7 @@ class Answer:
             if self.completion_tokens + len(frame.ids) > self._most():
                 raise WireError(f"{self.peer} writes more than the {self._most()} tokens asked for")
             self.output_ids.extend(frame.ids)
+            self.watched.wrote(len(frame.ids))
             if frame.text:
                 return frame.text
         await self._gateway.settle(self)
@@ -168,6 +183,7 @@ class Gateway:
         max_price: the most that one answer may cost, in uremes.
         now_ms: wall clock, unix milliseconds.
         doorway: counts the answers in flight and is closed when the node drains.
+        tell: told what happens to requests.
     """
 
     def __init__(
@@ -182,12 +198,14 @@ class Gateway:
         max_price: int,
         now_ms: Callable[[], int],
         doorway: Doorway,
+        tell: Observer = unobserved,
     ) -> None:
+        self._tell = tell
         self._own, self._connect, self._routes = own, connect, routes
         self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
         self._max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
 
-    def route(self, peer: PeerId) -> str:
+    def route(self, peer: PeerId) -> Literal["local", "peer"]:
         """How an answer from ``peer`` comes: ``local`` or ``peer``."""
         return "local" if peer == self._own else "peer"
 
@@ -217,27 +235,39 @@ class Gateway:
             NoPeer: those who serve it could not be used.
             R3mesError: what the serving node refused the request with.
         """
-        with self._doorway.enter():
+        with Watched(self._tell, "api", request.model) as watched, self._doorway.enter():
             async with AsyncExitStack() as stack:
-                answer = await self._first_willing(stack, request)
+                answer = await self._first_willing(stack, request, watched)
                 try:
                     yield answer
                 finally:
                     await self._leave(answer)
 
-    async def _first_willing(self, stack: AsyncExitStack, request: ChatRequest) -> Answer:
+    async def _first_willing(
+        self, stack: AsyncExitStack, request: ChatRequest, watched: Watched
+    ) -> Answer:
         failures: list[tuple[PeerId, R3mesError]] = []
-        for candidate in await self._routes.candidates(request.model):
+        for candidate in await self._candidates(request.model):
             try:
                 async with AsyncExitStack() as attempt:
-                    answer = await self._open(attempt, candidate, request)
+                    answer = await self._open(attempt, candidate, request, watched)
                     stack.push_async_exit(attempt.pop_all())
+                    self._tell(Routed(self.route(candidate.peer)))
                     return answer
             except ELSEWHERE as error:
                 logger.info("candidate %s: %s", candidate.peer, error.detail)
+                self._tell(FailedOver(error.kind.code))
                 self._routes.ended(candidate.peer, ok=False)
                 failures.append((candidate.peer, error))
+        self._tell(Routed("none"))
         raise self._nobody(request.model, failures)
+
+    async def _candidates(self, model: str) -> Sequence[Candidate]:
+        try:
+            return await self._routes.candidates(model)
+        except ModelNotFound:
+            self._tell(Routed("none"))
+            raise
 
     def _nobody(self, model: str, failures: Sequence[tuple[PeerId, R3mesError]]) -> R3mesError:
         errors, last = [error for _, error in failures], failures[-1][1]
@@ -248,7 +278,11 @@ class Gateway:
         return NoPeer(f"{len(failures)} nodes that serve {model!r} could not be used: {why}")
 
     async def _open(
-        self, stack: AsyncExitStack, candidate: Candidate, request: ChatRequest
+        self,
+        stack: AsyncExitStack,
+        candidate: Candidate,
+        request: ChatRequest,
+        watched: Watched,
     ) -> Answer:
         """Bring ``request`` to one candidate, until it has accepted it."""
         started = trio.current_time()
@@ -257,11 +291,13 @@ class Gateway:
         hello = await call.hello()
         # What routing knows may be older than this hello, which is what we sign for.
         candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))
-        answer = Answer(self, call, candidate, self._sign(candidate, hello.epoch, request))
+        signed = self._sign(candidate, hello.epoch, request)
+        answer = Answer(self, call, candidate, signed, watched)
         accepted = await call.request(answer.signed.wire)
         if len(accepted.prompt_ids) >= candidate.offer.context:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
         answer.prompt_ids = tuple(accepted.prompt_ids)
+        watched.model, watched.prompt_tokens = answer.model, answer.prompt_tokens
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer
 
@@ -322,6 +358,8 @@ class Gateway:
             )
         )
         answer.receipt_verified = True
+        answer.watched.finish = result.status
+        self._tell(Receipted("gateway", "kept", result.price if answer.route == "peer" else 0))
         await answer.call.receipt(counter)
         answer.settled = True
         self._routes.ended(answer.peer, ok=True)
@@ -359,6 +397,7 @@ class Gateway:
                     pass
         except R3mesError as error:
             logger.info("answer %s given up without a receipt: %s", answer.receipt_id, error.detail)
+            self._tell(Receipted("gateway", "lost"))
             self._routes.ended(answer.peer, ok=False)
 
 

@@ -17,12 +17,28 @@ import trio
 
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
+from r3mes.actors.observing import (
+    EnvelopeRefusal,
+    Observer,
+    Queued,
+    Receipted,
+    Source,
+    Watched,
+    unobserved,
+)
 from r3mes.actors.requests.envelope import RequestVerifier, VerifiedRequest
 from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, sign_result, verify_countersignature
 from r3mes.chain.keys.signing import Signer
-from r3mes.errors import AlreadyAnswered, ModelNotFound, PriceExceeded, R3mesError
+from r3mes.errors import (
+    AlreadyAnswered,
+    EnvelopeRefused,
+    EnvelopeReplayed,
+    ModelNotFound,
+    PriceExceeded,
+    R3mesError,
+)
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import Hello, ModelOffer, Request, ServerCall
 from r3mes.p2p.wire import pack
@@ -51,6 +67,8 @@ class Generation(Protocol):
     def output_ids(self) -> tuple[int, ...]: ...
     @property
     def finish_reason(self) -> str: ...
+    @property
+    def queue_s(self) -> float: ...
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
     def cancel(self) -> None: ...
 
@@ -83,6 +101,7 @@ class _Accepted:
     peer: PeerId
     offer: ModelOffer
     job: InferJob
+    watched: Watched
 
     @property
     def deadline_s(self) -> float:
@@ -94,6 +113,7 @@ class Serving:
     """Answers inference requests; an `r3mes.p2p.protocols.infer.InferService`.
 
     Args:
+        own: this node's peer id: what it asks itself is counted apart, and moves nothing.
         hello: what this node says first: boot epoch, binding, models with prices.
         verifier: checks a signed request and remembers its nonce.
         engine: writes the answer.
@@ -101,11 +121,13 @@ class Serving:
         wallet: signs the end of an answer.
         now_ms: wall clock, unix milliseconds.
         doorway: counts the answers in flight and is closed when the node drains.
+        tell: told what happens to requests.
     """
 
     def __init__(
         self,
         *,
+        own: PeerId,
         hello: Callable[[], Hello],
         verifier: RequestVerifier,
         engine: Engine,
@@ -113,7 +135,9 @@ class Serving:
         wallet: Signer,
         now_ms: Callable[[], int],
         doorway: Doorway,
+        tell: Observer = unobserved,
     ) -> None:
+        self._own, self._tell = own, tell
         self._hello, self._verifier, self._engine = hello, verifier, engine
         self._ledger, self._wallet, self._now_ms = ledger, wallet, now_ms
         self._doorway = doorway
@@ -123,21 +147,31 @@ class Serving:
 
     async def answer(self, request: Request, call: ServerCall) -> None:
         """Serve one request; what it raises is told to the peer."""
-        with self._doorway.enter():
-            verified = self._verifier.verify(request.envelope, request.delegation)
+        source: Source = "local" if call.peer == self._own else "peer"
+        with Watched(self._tell, source) as watched, self._doorway.enter():
+            verified = self._verified(request)
             try:
-                await self._take(verified, call)
+                await self._take(verified, call, watched)
             except BaseException:
                 self._verifier.settle(verified.header, 0)
                 raise
 
-    async def _take(self, verified: VerifiedRequest, call: ServerCall) -> None:
+    def _verified(self, request: Request) -> VerifiedRequest:
+        try:
+            return self._verifier.verify(request.envelope, request.delegation)
+        except (EnvelopeRefused, EnvelopeReplayed) as error:
+            reason = error.reason if isinstance(error, EnvelopeRefused) else "replayed"
+            self._tell(EnvelopeRefusal(reason))
+            raise
+
+    async def _take(self, verified: VerifiedRequest, call: ServerCall, watched: Watched) -> None:
         """Do the job, unless it was taken before."""
         header = verified.header
-        job = InferJob.decode(verified.body)
-        accepted = _Accepted(verified, call.peer, self._offer(header.model), job)
+        job, offer = InferJob.decode(verified.body), self._offer(header.model)
+        watched.model = offer.name
+        accepted = _Accepted(verified, call.peer, offer, job, watched)
         # Before the job is taken: under overload the store must not pay for refusals.
-        self._engine.check_room(accepted.offer.name, accepted.deadline_s)
+        self._engine.check_room(offer.name, accepted.deadline_s)
         try:
             await self._ledger.open_job(header.sub, header.idem, verified.hash)
             await self._write(accepted, call)
@@ -170,9 +204,11 @@ class Serving:
         async with self._engine.generate(
             offer.name, accepted.job, max_tokens=cap, deadline_s=accepted.deadline_s
         ) as generation:
+            self._tell(Queued(offer.name, generation.queue_s))
             self._check_price(accepted, len(generation.prompt_ids))
+            accepted.watched.prompt_tokens = len(generation.prompt_ids)
             await call.accept(generation.prompt_ids)
-            await self._relay(generation, call)
+            await self._relay(accepted, generation, call)
         await self._close(accepted, generation, call)
 
     def _check_price(self, accepted: _Accepted, prompt_tokens: int) -> None:
@@ -184,12 +220,14 @@ class Serving:
                 f"the answer may cost {most} uremes and the request allows {header.max_price}"
             )
 
-    async def _relay(self, generation: Generation, call: ServerCall) -> None:
+    async def _relay(self, accepted: _Accepted, generation: Generation, call: ServerCall) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_when_cancelled, generation, call)
             async for chunk in generation:
+                accepted.watched.wrote(len(chunk.ids))
                 await call.tokens(chunk.ids, chunk.text)
             nursery.cancel_scope.cancel()
+        accepted.watched.finish = generation.finish_reason
 
     async def _close(self, accepted: _Accepted, generation: Generation, call: ServerCall) -> None:
         result = self._result(accepted, generation)
@@ -214,12 +252,15 @@ class Serving:
                 created_ms=self._now_ms(),
             )
         )
+        earned = result.price if accepted.watched.source == "peer" else 0
+        self._tell(Receipted("server", "kept", earned))
         countersignature = await call.done(signed.result, signed.signature)
         if countersignature is not None:
             verify_countersignature(
                 signed.result, signed.signature, countersignature, sub=header.sub, pub=header.pub
             )
             await self._ledger.countersigned(accepted.request.hash, countersignature)
+            self._tell(Receipted("server", "countersigned"))
 
     def _result(self, accepted: _Accepted, generation: Generation) -> Result:
         prompt_tokens, ids = len(generation.prompt_ids), generation.output_ids

@@ -41,6 +41,7 @@ class Daemon:
         document: dict[str, Any] = {
             "api": {"listen": "127.0.0.1:0"},
             "p2p": {"listen": ["127.0.0.1:0"], "lan_discovery": False},
+            "metrics": {"listen": "127.0.0.1:0"},
         }
         for section, values in config.items():
             if isinstance(values, dict):

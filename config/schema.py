@@ -194,6 +194,16 @@ class Log(Layer, frozen=True):
     ] = "text"
 
 
+class Metrics(Layer, frozen=True):
+    """What Prometheus scrapes: `/metrics`, without a key."""
+
+    listen: Annotated[
+        str,
+        key("Where it is scraped; port 0 takes a free one, empty turns it off.",
+            "host:port, such as 127.0.0.1:7332, or empty", pattern=f"^$|{ADDRESS}"),
+    ] = "127.0.0.1:7332"  # fmt: skip
+
+
 class Config(Layer, frozen=True):
     """The whole configuration."""
 
@@ -205,3 +215,4 @@ class Config(Layer, frozen=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     wallet: Wallet = msgspec.field(default_factory=Wallet)
     log: Log = msgspec.field(default_factory=Log)
+    metrics: Metrics = msgspec.field(default_factory=Metrics)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from random import Random
 
 import trio
+from prometheus_client import CollectorRegistry
 
 from r3mes.actors.bans import Bans
 from r3mes.actors.doorway import Doorway
@@ -31,6 +32,7 @@ from r3mes.actors.router import Message as RouterMessage
 from r3mes.actors.router import Router, RouterClient
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
+from r3mes.config.load import served_name
 from r3mes.config.schema import Config
 from r3mes.errors import (
     DataDirLocked,
@@ -45,6 +47,9 @@ from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
 from r3mes.node.lan import Lan
+from r3mes.node.metrics.counting import Counting
+from r3mes.node.metrics.looking import Looking
+from r3mes.node.metrics.page import build_page
 from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
 from r3mes.node.routes import Routes
@@ -89,7 +94,9 @@ class Node:
     ) -> None:
         self._config, self.vault, self._on_ready = config, vault, on_ready
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
-        self.store = Store(config.node.datadir)
+        registry = CollectorRegistry()
+        self._counting = Counting(registry, [served_name(model) for model in config.models])
+        self.store = Store(config.node.datadir, on_commit=self._counting.committed)
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
@@ -106,7 +113,7 @@ class Node:
         )
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
-        self.canary = Canary()
+        self.canary = Canary(on_wake=self._counting.woke)
         self.state = State(
             config=config,
             vault=vault,
@@ -126,6 +133,13 @@ class Node:
             interval=(watchdog_seconds() or UNWATCHED_S) / 2,
             beat=lambda: notify("WATCHDOG=1"),
         )
+        self.metrics = HttpChild(
+            build_page(registry, self._looking(), listen=config.metrics.listen),
+            listen=config.metrics.listen,
+            drain_seconds=0.0,
+            key="metrics.listen",
+        )
+        self.work, self.surface = self._work(), self._surface()
         self.root = Supervisor(
             "root", self._children(), strategy=Strategy.REST_FOR_ONE, intensity=3, period=60.0
         )
@@ -151,6 +165,7 @@ class Node:
             guard=ReplayGuard(now_ms),
         )
         return Serving(
+            own=own,
             hello=self._hello,
             verifier=verifier,
             engine=self._models,
@@ -158,6 +173,7 @@ class Node:
             wallet=self.vault,
             now_ms=now_ms,
             doorway=self._peers_door,
+            tell=self._counting.observe,
         )
 
     def _gateway_of(self) -> Gateway:
@@ -172,6 +188,7 @@ class Node:
             max_price=self._config.wallet.max_price_uremes,
             now_ms=now_ms,
             doorway=self._api_door,
+            tell=self._counting.observe,
         )
 
     def _api(self) -> HttpChild:
@@ -184,6 +201,7 @@ class Node:
             max_body_bytes=api.max_body_bytes,
             allowed_hosts=api.allowed_hosts,
             allowed_origins=api.allowed_origins,
+            heard=self._counting.answered,
         )
         return HttpChild(
             app,
@@ -191,6 +209,21 @@ class Node:
             drain_seconds=self._config.limits.drain_seconds,
             doors=(self._api_door, self._peers_door),
             on_drain=self.state.stopping,
+        )
+
+    def _looking(self) -> Looking:
+        return Looking(
+            config=self._config,
+            state=self.state,
+            store=self.store,
+            network=self.network,
+            inference=self.inference,
+            mailboxes=[
+                self.store.mailbox,
+                self._router_mailbox,
+                *(actor.mailbox for actor in self._actors),
+            ],
+            supervisors=lambda: (self.root, self.work, self.surface),
         )
 
     def _admin(self) -> HttpChild:
@@ -217,8 +250,8 @@ class Node:
             ChildSpec("ledger", self._forget_dead_jobs),
             ChildSpec("bans", self._load_bans, Restart.TRANSIENT),
             ChildSpec("p2p", network.run, fatal=(PortInUse,), stop_timeout=8.0),
-            self._work().as_child(),
-            self._surface().as_child(),
+            self.work.as_child(),
+            self.surface.as_child(),
             ChildSpec("announcement", self._announce),
         ]
 
@@ -233,16 +266,16 @@ class Node:
         return Supervisor("work", [*models, router, *lan, canary])
 
     def _surface(self) -> Supervisor:
-        """What answers programs; the admin socket also while the API drains."""
-        admin, api = self.admin, self.api
+        """What answers programs; admin socket and metrics also while the API drains."""
         drain_s = self._config.limits.drain_seconds
+        servers = {"admin": (self.admin, 5.0), "http": (self.api, drain_s + 5)}
+        if self.metrics.address:
+            servers = {"metrics": (self.metrics, 5.0), **servers}
         return Supervisor(
             "surface",
             [
-                ChildSpec("admin", admin.run, intake=admin, fatal=(PortInUse,)),
-                ChildSpec(
-                    "http", api.run, intake=api, fatal=(PortInUse,), stop_timeout=drain_s + 5
-                ),
+                ChildSpec(name, one.run, intake=one, fatal=(PortInUse,), stop_timeout=stop_s)
+                for name, (one, stop_s) in servers.items()
             ],
         )
 
@@ -282,6 +315,7 @@ class Node:
             api=self.api.address,
             p2p=tuple(self.network.addrs),
             admin=self.admin.address.removeprefix("unix:"),
+            metrics=self.metrics.address,
         )
         write_running(datadir, running)
         try:

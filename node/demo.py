@@ -198,6 +198,7 @@ def _config(*, models: Sequence[str] = (), bootstrap: Sequence[str] = ()) -> str
     """A node on free ports of this machine's loopback, which it does not look beyond."""
     document = tomlkit.document()
     document["api"] = {"listen": "127.0.0.1:0"}
+    document["metrics"] = {"listen": "127.0.0.1:0"}
     document["p2p"] = {
         "listen": ["127.0.0.1:0"],
         "bootstrap": list(bootstrap),

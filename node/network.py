@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
-from r3mes.errors import NotReady
+from r3mes.errors import NetworkError, NotReady
 from r3mes.ids import PeerId
 from r3mes.p2p.host import Host, HostLimits, PeerConnection, open_host
 from r3mes.p2p.identity import NodeKey
@@ -39,6 +40,8 @@ class Network:
         self._key, self._listen, self._announce = key, listen, announce
         self._service = service
         self._host: Host | None = None
+        self.dials: Counter[str] = Counter()
+        """Dials so far, by outcome: ``ok`` or ``failed``."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -76,7 +79,13 @@ class Network:
         return self._host
 
     async def dial(self, addrs: Sequence[str]) -> PeerId:
-        return await self._up().dial(addrs)
+        try:
+            peer = await self._up().dial(addrs)
+        except NetworkError:
+            self.dials["failed"] += 1
+            raise
+        self.dials["ok"] += 1
+        return peer
 
     async def knock(self) -> None:
         """Return when the listeners have answered a connection from this machine.

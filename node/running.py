@@ -22,6 +22,7 @@ class Running(msgspec.Struct, frozen=True):
         api: ``host:port`` of the HTTP API.
         p2p: full multiaddresses, with the peer id.
         admin: path of the admin socket.
+        metrics: ``host:port`` of the listener for Prometheus; empty if there is none.
     """
 
     pid: int
@@ -30,6 +31,7 @@ class Running(msgspec.Struct, frozen=True):
     api: str
     p2p: tuple[str, ...]
     admin: str = ""
+    metrics: str = ""
 
 
 def write_running(datadir: Path, running: Running) -> None:

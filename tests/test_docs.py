@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from r3mes.errors import REGISTRY
+from r3mes.node.metrics.reference import metrics_page
 from r3mes.node.reference import errors_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,10 @@ def test_paths_and_links_of_a_page_exist(page: Path) -> None:
 
 def test_every_error_is_documented() -> None:
     assert (ROOT / "docs/errors.md").read_text() == errors_page()
+
+
+def test_every_metric_is_documented() -> None:
+    assert (ROOT / "docs/metrics.md").read_text() == metrics_page()
 
 
 def test_error_ids_and_rpc_codes_are_unique() -> None:

@@ -6,6 +6,7 @@ A request that a worker died under is told at once; those that wait go on with t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ class Board:
         state: ``loading``, ``ready``, ``restarting`` (requests wait) or ``failed``.
         ready: set once a worker has loaded the model, kept while the next one starts.
         error: why there is no worker now.
-        restarts: workers lost so far.
+        losses: workers lost so far, by the code of the error.
+        load_s: seconds without a worker before the present one was ready.
         pid: of the worker.
     """
 
@@ -83,7 +85,8 @@ class Board:
     error: EngineError | None = None
     waiting: int = 0
     running: int = 0
-    restarts: int = 0
+    losses: Counter[str] = field(default_factory=Counter)
+    load_s: float | None = None
     pid: int | None = None
     changed: trio.Event = field(default_factory=trio.Event)
 
@@ -100,6 +103,10 @@ class Board:
             patience_s=patience_s,
             loading=self.state != "ready",
         )
+
+    @property
+    def restarts(self) -> int:
+        return self.losses.total()
 
     def turn(self, state: str, error: EngineError | None = None) -> None:
         """Enter a state and wake those who wait for one."""
@@ -193,7 +200,8 @@ class ModelActor(Actor[Message]):
             self._drop(self._waiting, EngineCrashed("the model's files have changed"))
         self.board.ready = Ready(manifest, text, loaded.vocabulary, loaded.slots)
         self.board.pid = pid
-        self.board.admission.loaded(trio.current_time() - self._without_worker_since)
+        self.board.load_s = trio.current_time() - self._without_worker_since
+        self.board.admission.loaded(self.board.load_s)
         self.board.turn("ready")
         self._dispatch()
 
@@ -202,7 +210,7 @@ class ModelActor(Actor[Message]):
         self._drop(self._running, under)
         self._without_worker_since = trio.current_time()
         self.board.pid = None
-        self.board.restarts += 1
+        self.board.losses[error.kind.code] += 1
         if isinstance(error, ModelInvalid):
             self.board.ready = None  # and no further worker comes
         if self.board.ready is None:

@@ -59,6 +59,7 @@ class Ticket:
 
     start: Start
     deadline: float
+    queued_at: float = field(default_factory=trio.current_time)
     began: trio.Event = field(default_factory=trio.Event)
     began_at: float = 0.0
     position: int = 0
@@ -122,6 +123,11 @@ class Generation:
     @property
     def completion_tokens(self) -> int:
         return len(self._output)
+
+    @property
+    def queue_s(self) -> float:
+        """How long it waited for its turn."""
+        return self._ticket.began_at - self._ticket.queued_at
 
     def cancel(self) -> None:
         """Write no more; the iteration ends soon, with ``cancelled``."""

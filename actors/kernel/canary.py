@@ -7,6 +7,7 @@ all others, and this record is where it shows.  Source: ``ddht/canary.py`` (Ethe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -28,10 +29,17 @@ class Canary:
     Args:
         interval: seconds between two wake-ups.
         memory: wake-ups remembered; older ones are forgotten.
+        on_wake: told each delay, in seconds.
     """
 
-    def __init__(self, *, interval: float = 0.1, memory: int = 600) -> None:
-        self._interval = interval
+    def __init__(
+        self,
+        *,
+        interval: float = 0.1,
+        memory: int = 600,
+        on_wake: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._interval, self._on_wake = interval, on_wake
         self._lags: deque[float] = deque(maxlen=memory)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -40,7 +48,9 @@ class Canary:
         while True:
             due = trio.current_time() + self._interval
             await trio.sleep_until(due)
-            self._lags.append(trio.current_time() - due)
+            lag = trio.current_time() - due
+            self._lags.append(lag)
+            self._on_wake(lag)
 
     def statistics(self) -> LoopLag:
         """The figures of this moment."""

@@ -177,9 +177,9 @@ class RequestVerifier:
         if not self._models(header.model):
             raise ModelNotFound(f"this node does not serve the model {header.model.hex()[:16]}…")
         if len(body) != header.body_len or hashlib.sha256(body).digest() != header.body_sha256:
-            raise EnvelopeRefused("the body is not the one that was signed")
+            raise EnvelopeRefused("the body is not the one that was signed").because("body")
         if not verify(alg, pub, framed(DOMAIN, signed), signature):
-            raise EnvelopeRefused("the signature does not hold")
+            raise EnvelopeRefused("the signature does not hold").because("signature")
         self._remember(header, delegation, now_ms)
         return VerifiedRequest(header, body, _hash(signed))
 
@@ -192,16 +192,21 @@ class RequestVerifier:
 
     def _check_destination(self, header: Header) -> None:
         if header.aud != self._aud:
-            raise EnvelopeRefused("the request is for another node")
+            raise EnvelopeRefused("the request is for another node").because("audience")
         if header.chain != self._chain:
-            raise EnvelopeRefused(f"the request is for another chain than {self._chain}")
+            raise EnvelopeRefused(f"the request is for another chain than {self._chain}").because(
+                "chain"
+            )
         if header.epoch != self._epoch:
             raise EnvelopeRefused(
                 "the request was made before this node last started", do="connect and sign again"
-            )
+            ).because("epoch")
 
     def _remember(self, header: Header, delegation: bytes, now_ms: int) -> None:
-        lent = self._sessions.check(header, delegation, now_ms) if header.parent else None
+        try:
+            lent = self._sessions.check(header, delegation, now_ms) if header.parent else None
+        except EnvelopeRefused as error:
+            raise error.because("delegation") from None
         self._guard.remember(header.sub, header.nonce, header.exp_ms)
         if lent:
             self._sessions.reserve(header, lent)
@@ -209,27 +214,35 @@ class RequestVerifier:
 
 def _check_times(header: Header, now_ms: int) -> None:
     if not 0 < header.exp_ms - header.iat_ms <= MAX_TTL_MS:
-        raise EnvelopeRefused(f"a request lasts more than 0 and at most {MAX_TTL_MS // 1000} s")
+        raise EnvelopeRefused(
+            f"a request lasts more than 0 and at most {MAX_TTL_MS // 1000} s"
+        ).because("clock")
     if (ahead := header.iat_ms - now_ms) > SKEW_MS:
-        raise EnvelopeRefused(f"the request was signed {ahead // 1000} s ahead of our clock")
+        raise EnvelopeRefused(
+            f"the request was signed {ahead // 1000} s ahead of our clock"
+        ).because("clock")
     if (late := now_ms - header.exp_ms) > SKEW_MS:
-        raise EnvelopeRefused(f"the request expired {late // 1000} s ago by our clock")
+        raise EnvelopeRefused(f"the request expired {late // 1000} s ago by our clock").because(
+            "clock"
+        )
 
 
 def _check_terms(header: Header) -> None:
     if header.ver != 1 or header.method != METHOD:
-        raise EnvelopeRefused(f"only {METHOD!r} of version 1 is known here")
+        raise EnvelopeRefused(f"only {METHOD!r} of version 1 is known here").because("terms")
     if not 0 < header.max_tokens <= MAX_TOKENS:
-        raise EnvelopeRefused(f"max_tokens is not within 1 and {MAX_TOKENS}")
+        raise EnvelopeRefused(f"max_tokens is not within 1 and {MAX_TOKENS}").because("terms")
     if not 0 <= header.max_price <= MAX_PRICE:
-        raise EnvelopeRefused("max_price is out of range")
+        raise EnvelopeRefused("max_price is out of range").because("terms")
 
 
 def _check_key(header: Header, alg: str, pub: bytes) -> None:
     if alg != header.alg or pub != header.pub:
-        raise EnvelopeRefused("the key beside the header is not the one in it")
+        raise EnvelopeRefused("the key beside the header is not the one in it").because("account")
     if not header.parent and address_of(alg, pub) != header.sub:
-        raise EnvelopeRefused("the key does not belong to the account that the request names")
+        raise EnvelopeRefused(
+            "the key does not belong to the account that the request names"
+        ).because("account")
 
 
 def _hash(signed: bytes) -> RequestHash:

@@ -14,7 +14,7 @@ from r3mes.actors.store.datadir import DATABASE
 from r3mes.actors.store.faults import condition
 from r3mes.actors.store.health import Health
 from r3mes.actors.store.readers import Readers
-from r3mes.actors.store.writer import CAPACITY, Intake, StoreActor, Write
+from r3mes.actors.store.writer import CAPACITY, Intake, OnCommit, StoreActor, Write, unheard
 from r3mes.errors import NotReady, R3mesError, StoreError
 
 R = TypeVar("R")
@@ -28,17 +28,27 @@ class Store:
 
     ``ChildSpec("store", store.run)`` supervises the actor; transactions that are sent while it
     restarts wait for it, as long as their deadline allows.
+
+    Args:
+        datadir: the data directory.
+        on_commit: told of each batch: transactions, seconds, whether it was committed.
     """
 
-    def __init__(self, datadir: Path) -> None:
-        self.datadir = datadir
+    def __init__(self, datadir: Path, *, on_commit: OnCommit = unheard) -> None:
+        self.datadir, self._on_commit = datadir, on_commit
         self.mailbox = Intake("store", capacity=CAPACITY)
         self._readers = Readers()
         self._health = Health()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run one incarnation of the `StoreActor`."""
-        actor = StoreActor(self.mailbox, self.datadir, readers=self._readers, health=self._health)
+        actor = StoreActor(
+            self.mailbox,
+            self.datadir,
+            readers=self._readers,
+            health=self._health,
+            on_commit=self._on_commit,
+        )
         await actor.run(task_status=task_status)
 
     async def tx(self, fn: Transaction[R], *, timeout: float = 5.0) -> R:
@@ -82,6 +92,14 @@ class Store:
         """
         with suppress(StoreError, NotReady):
             await self.tx(_nothing, timeout=ANSWER_S)
+
+    def size_bytes(self) -> int:
+        """What the database takes on the disk, its log included."""
+        sizes = 0
+        for path in self.datadir.glob(f"{DATABASE}*"):
+            with suppress(FileNotFoundError):
+                sizes += path.stat().st_size
+        return sizes
 
     def problem(self) -> R3mesError | None:
         """Why nothing can be written now, or None; for readiness."""

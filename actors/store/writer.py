@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import outcome
 import trio
@@ -39,6 +39,13 @@ BATCH = 64
 
 CAPACITY = 1024
 """Transactions that wait at most; more callers wait outside, each with its deadline."""
+
+OnCommit: TypeAlias = Callable[[int, float, bool], None]
+"""Told of each batch: its transactions, the seconds it took, whether it was committed."""
+
+
+def unheard(transactions: int, seconds: float, committed: bool) -> None:
+    """Nobody counts the commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +80,23 @@ class StoreActor(Actor[Write]):
         datadir: the data directory, created if it is missing.
         readers: filled while the actor runs.
         health: told what is wrong, and when it is over.
+        on_commit: told of each batch.
 
     Raises (from `run`, before it is ready):
         DataDirLocked, StoreNewer, StoreCorrupt, StoreFull, StoreBusy, StoreError.
     """
 
-    def __init__(self, mailbox: Intake, datadir: Path, *, readers: Readers, health: Health) -> None:
+    def __init__(
+        self,
+        mailbox: Intake,
+        datadir: Path,
+        *,
+        readers: Readers,
+        health: Health,
+        on_commit: OnCommit = unheard,
+    ) -> None:
         super().__init__(mailbox)
+        self._on_commit = on_commit
         self._intake = mailbox
         self._datadir = datadir
         self._path = datadir / DATABASE
@@ -127,12 +144,15 @@ class StoreActor(Actor[Write]):
         Raises:
             StoreError: nothing was committed.
         """
+        began = trio.current_time()
         try:
             results = await self._writer.run(partial(write_batch, transactions=transactions))
         except sqlite3.Error as error:
+            self._on_commit(len(transactions), trio.current_time() - began, False)
             problem = condition(error, self._path) or StoreError(f"{self._path}: {error}")
             self._health.failed(problem)
             raise problem from error
+        self._on_commit(len(transactions), trio.current_time() - began, True)
         if not isinstance(self._health.problem, StoreFull):  # that takes more than a small write
             self._health.well()
         return [self._named(result) for result in results]

@@ -16,6 +16,7 @@ from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
 from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
+from r3mes.node.http.counted import Counted, Heard, unheard
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
 from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import BodyLimit, Origins, RequestId
@@ -28,6 +29,7 @@ MAX_BODY_BYTES = 1024 * 1024 - 4096
 open_routes = APIRouter()
 read_routes = APIRouter(dependencies=[Depends(needs("r"))])
 invoke_routes = APIRouter(dependencies=[Depends(needs("i"))])
+ROUTERS = (open_routes, read_routes, invoke_routes, rpc_routes)
 
 
 def build_app(
@@ -39,12 +41,14 @@ def build_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
+    heard: Heard = unheard,
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
     app = build_routes(gateway, state, rpc)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
-    return RequestId(Auth(ours, keyring))
+    routes = [route for router in ROUTERS for route in router.routes]
+    return Counted(RequestId(Auth(ours, keyring)), routes, heard)
 
 
 def build_admin_app(
@@ -63,7 +67,7 @@ def build_routes(gateway: Gateway, state: NodeState, rpc: Dispatcher) -> FastAPI
     """The routes alone, without the layers that guard them."""
     app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
     app.state.gateway, app.state.node, app.state.rpc = gateway, state, rpc
-    for router in (open_routes, read_routes, invoke_routes, rpc_routes):
+    for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)

@@ -21,6 +21,7 @@ class HttpChild:
         drain_seconds: how long answers in flight may go on when it is drained.
         doors: shut when it is drained; what they let in is waited for.
         on_drain: called when it is drained.
+        key: of the configuration, where ``listen`` comes from.
     """
 
     def __init__(
@@ -31,15 +32,18 @@ class HttpChild:
         drain_seconds: float,
         doors: Sequence[Doorway] = (),
         on_drain: Callable[[], None] = lambda: None,
+        key: str = "api.listen",
     ) -> None:
         self._app, self._doors, self._on_drain = app, doors, on_drain
-        self._drain_seconds = drain_seconds
+        self._drain_seconds, self._key = drain_seconds, key
         self.address = listen
         """Where it listens; of port 0 the port that was bound, once it has started."""
         self._server: HttpServer | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        self._server = HttpServer(self._app, listen=self.address, drain_seconds=self._drain_seconds)
+        self._server = HttpServer(
+            self._app, listen=self.address, drain_seconds=self._drain_seconds, key=self._key
+        )
         async with trio.open_nursery() as nursery:
             self.address = await nursery.start(self._server.run)
             task_status.started()

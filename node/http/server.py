@@ -40,9 +40,18 @@ class HttpServer:
     Args:
         listen: ``host:port``; port 0 takes a free one; or ``unix:PATH``.
         drain_seconds: how long answers in flight may go on after `drain`.
+        key: of the configuration, where ``listen`` comes from.
     """
 
-    def __init__(self, app: ASGIApp, *, listen: str, drain_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        listen: str,
+        drain_seconds: float = 30.0,
+        key: str = "api.listen",
+    ) -> None:
+        self._key = key
         self._app, self._listen, self._drain_seconds = app, listen, drain_seconds
         self._draining = trio.Event()
         self.address = ""
@@ -63,7 +72,7 @@ class HttpServer:
         Raises:
             PortInUse: the address is taken.
         """
-        listener = bind(self._listen)
+        listener = bind(self._listen, self._key)
         self.address = _address(listener)
         config = _hypercorn_config(listener, self._drain_seconds)
         try:
@@ -84,8 +93,8 @@ async def _start(
     await serve(app, config, shutdown_trigger=shutdown, task_status=task_status)  # type: ignore[arg-type]
 
 
-def bind(listen: str) -> socket.socket:
-    """A socket that listens on ``listen``.
+def bind(listen: str, key: str = "api.listen") -> socket.socket:
+    """A socket that listens on ``listen``, which was configured as ``key``.
 
     Raises:
         PortInUse: another program has the port.
@@ -106,10 +115,10 @@ def bind(listen: str) -> socket.socket:
         listener.close()
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise PortInUse(
-                f"the API cannot listen on {listen}: another program does",
-                do="stop that program, or choose another address as api.listen",
+                f"{key}: the node cannot listen on {listen}: another program does",
+                do=f"stop that program, or choose another address as {key}",
             ) from None
-        raise ConfigError(f"the API cannot listen on {listen}: {error}") from None
+        raise ConfigError(f"{key}: the node cannot listen on {listen}: {error}") from None
     return listener
 
 

@@ -62,7 +62,7 @@ Each class carries its `Kind`: the one registry that HTTP, JSON-RPC, the command
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +235,14 @@ class EnvelopeRefused(Refused):
     kind = Kind("R3-SIGN-001", "envelope_refused", 403, -32003, 77,
                 "the signed request does not hold",
                 "check both clocks (30 s apart at most) and sign again")
+
+    reason = "malformed"
+    """What did not hold, in a word, for counting: one of a few that the verifier knows."""
+
+    def because(self, reason: str) -> Self:
+        """Itself, for ``reason``."""
+        self.reason = reason
+        return self
 
 
 class EnvelopeReplayed(Refused):

@@ -12,6 +12,15 @@ from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import ChatRequest, Gateway
 from r3mes.actors.ledger import Ledger, Receipt
+from r3mes.actors.observing import (
+    Ended,
+    EnvelopeRefusal,
+    Event,
+    FailedOver,
+    Queued,
+    Receipted,
+    Routed,
+)
 from r3mes.actors.requests.binding import bind
 from r3mes.actors.requests.envelope import RequestVerifier, sign_request
 from r3mes.actors.requests.job import InferJob
@@ -44,6 +53,7 @@ from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
 from r3mes.p2p.wire import unpack
 
+ALICE = PeerId("alice")
 CHAIN = "r3mes-test-1"
 ALICE = PeerId("alice")
 OFFER = ModelOffer("tiny", ModelHash(b"m" * 32), 64, 1_000_000, 2_000_000)
@@ -64,7 +74,7 @@ class ScriptedGeneration:
     ) -> None:
         self.prompt_ids = prompt_ids
         self.output_ids: tuple[int, ...] = ()
-        self.finish_reason = ""
+        self.finish_reason, self.queue_s = "", 0.25
         self._then, self._writing = then, trio.CancelScope()
 
     def cancel(self) -> None:
@@ -111,8 +121,9 @@ class Server:
         self.peer, self.epoch = self.key.peer_id, b"epoch-01"
         self.offers: tuple[ModelOffer, ...] = (OFFER,)
         self.ledger = Ledger(store, now_ms=now_ms)
-        self.doorway = Doorway("requests of peers")
+        self.doorway, self.told = Doorway("requests of peers"), list[Event]()
         self.serving = Serving(
+            own=self.peer,
             hello=self.hello,
             verifier=RequestVerifier(
                 chain=CHAIN,
@@ -127,10 +138,15 @@ class Server:
             wallet=self.wallet,
             now_ms=now_ms,
             doorway=self.doorway,
+            tell=self.told.append,
         )
 
     def hello(self) -> Hello:
         return Hello(self.epoch, bind(self.wallet, self.key), self.offers, CHAIN)
+
+    async def doorway_empty(self) -> None:
+        while self.doorway.inside:
+            await trio.lowlevel.checkpoint()
 
     def candidate(self, *, wallet: Address | None = None) -> Candidate:
         return Candidate(self.peer, wallet or self.wallet.address, OFFER)
@@ -140,7 +156,7 @@ class Net:
     """Connects the gateway to servers by stapled streams; scripted routes."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+        self._nursery, self.own = nursery, ALICE
         self.servers: dict[PeerId, Server] = {}
         self.found: list[Candidate] = []
         self.outcomes: list[tuple[PeerId, bool]] = []
@@ -165,7 +181,7 @@ class Net:
     async def connect(self, peer: PeerId) -> AsyncIterator[FrameStream]:
         if peer not in self.servers:
             raise PeerUnreachable(f"{peer} is not there")
-        near, far = staple(PeerId("alice"), peer)
+        near, far = staple(self.own, peer)
         self._nursery.start_soon(serve_infer, far, self.servers[peer].serving)
         try:
             yield self.tamper(near)
@@ -181,7 +197,7 @@ class World:
         self.net.add(self.bob)
         self.wallet = Wallet.create()
         self.ledger = Ledger(alice, now_ms=self.now_ms)
-        self.doorway = Doorway("requests")
+        self.doorway, self.told = Doorway("requests"), list[Event]()
         self.gateway = self.make_gateway()
 
     def now_ms(self) -> int:
@@ -200,6 +216,7 @@ class World:
             max_price=max_price,
             now_ms=lambda: self.now + clock_ms,
             doorway=self.doorway,
+            tell=self.told.append,
         )
 
 
@@ -519,3 +536,61 @@ async def test_a_receipt_with_a_bad_countersignature_stays_without_it(world: Wor
     (kept,) = await world.bob.ledger.receipts()
     assert kept.countersignature is None
     assert kept.status == "stop"
+
+
+def ended(told: Sequence[Event]) -> Ended:
+    (end,) = [event for event in told if isinstance(event, Ended)]
+    return end
+
+
+async def test_both_sides_tell_how_an_answer_went(world: World) -> None:
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    await countersigned(world)
+    await world.bob.doorway_empty()
+    for told, source in ((world.told, "api"), (world.bob.told, "peer")):
+        end = ended(told)
+        assert (end.source, end.model, end.outcome, end.finish) == (source, "tiny", "ok", "stop")
+        assert (end.prompt_tokens, end.completion_tokens) == (3, 4)
+        assert end.first_token_s is not None
+        assert 0 <= end.first_token_s <= end.seconds
+    assert world.told[0] == Routed("peer")
+    assert Receipted("gateway", "kept", 11) in world.told
+    assert world.bob.told[0] == Queued("tiny", 0.25)
+    assert Receipted("server", "kept", 11) in world.bob.told
+    assert Receipted("server", "countersigned") in world.bob.told
+
+
+async def test_what_a_node_pays_itself_is_not_earned(world: World) -> None:
+    world.gateway = world.make_gateway(own=world.bob.peer)
+    world.net.own = world.bob.peer
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    await countersigned(world)
+    await world.bob.doorway_empty()
+    assert ended(world.bob.told).source == "local"
+    for told in (world.told, world.bob.told):
+        assert {event.uremes for event in told if isinstance(event, Receipted)} == {0}
+
+
+async def test_refusals_failures_and_leavers_are_told(world: World) -> None:
+    world.bob.engine.refusal = Overloaded("full", retry_after_s=1)
+    with pytest.raises(Overloaded):
+        async with world.gateway.complete(request()):
+            pass
+    end = ended(world.told)
+    assert (end.outcome, end.code, end.first_token_s) == ("refused", "overloaded", None)
+    assert world.told[:2] == [FailedOver("overloaded"), Routed("none")]
+    world.told.clear()
+    world.bob.engine.then = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with world.gateway.complete(request()) as answer:
+            async for _delta in answer:
+                scope.cancel()
+    end = ended(world.told)
+    assert (end.outcome, end.code, end.finish) == ("cancelled", "", "cancelled")
+    world.told.clear()
+    with pytest.raises(EnvelopeRefused):
+        async with world.make_gateway(clock_ms=600_000).complete(request()):
+            pass
+    assert EnvelopeRefusal("clock") in world.bob.told

@@ -22,10 +22,12 @@ async def test_a_blocked_loop_shows(nursery: trio.Nursery) -> None:
 async def test_an_idle_loop_has_no_lag_and_memory_is_bounded(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
-    canary = Canary(interval=0.1, memory=50)
+    told: list[float] = []
+    canary = Canary(interval=0.1, memory=50, on_wake=told.append)
     assert canary.statistics().samples == 0
     await nursery.start(canary.run)
     await trio.sleep(60)
     lag = canary.statistics()
     assert lag.samples == 50
+    assert len(told) > 500
     assert lag.p50_ms <= lag.p99_ms <= lag.max_ms < 0.001

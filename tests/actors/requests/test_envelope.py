@@ -139,6 +139,27 @@ def test_header_out_of_range_is_refused_though_signed(
 
 
 @pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chain": "another"}, "chain"),
+        ({"epoch": b"2nd-boot"}, "epoch"),
+        ({"iat_ms": 1, "exp_ms": 2}, "clock"),
+        ({"max_tokens": 0}, "terms"),
+        ({"sub": "remes1" + "q" * 38}, "account"),
+        ({"body_sha256": bytes(32)}, "body"),
+        ({"parent": b"p" * 32}, "delegation"),
+        ({"nonce": b"short"}, "malformed"),
+    ],
+)
+def test_refusals_can_be_counted_by_reason(
+    scene: Scene, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(EnvelopeRefused) as refused:
+        scene.verifier.verify(resealed(scene, **changes))
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
     "header",
     [
         b"",
