@@ -2,6 +2,9 @@
 
 The actor decides about requests and passes them to a worker process that its keeper keeps alive.
 A request that a worker died under is told at once; those that wait go on with the next worker.
+
+The operator may put the model away and take it out again.  While it is put away nothing new is
+taken; the answers in flight end whole, within a time, and then the worker goes with its memory.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias, assert_never
 
 import trio
@@ -33,7 +37,14 @@ from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.text import Text
 from r3mes.actors.kernel.actor import Actor
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
-from r3mes.errors import EngineCrashed, EngineError, ModelInvalid, Overloaded
+from r3mes.errors import (
+    EngineCrashed,
+    EngineError,
+    ModelInvalid,
+    ModelUnloaded,
+    NotReady,
+    Overloaded,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,23 @@ class Withdraw:
     id: int
 
 
-Message: TypeAlias = Enqueue | Withdraw
+@dataclass(frozen=True, slots=True)
+class Load(Ask[None]):
+    """Take the model out, or try again now if it failed; answered before it is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unload(Ask[None]):
+    """Put the model away; answered when its worker is gone.
+
+    Args:
+        patience_s: answers in flight that take longer are cut off.
+    """
+
+    patience_s: float
+
+
+Message: TypeAlias = Enqueue | Withdraw | Load | Unload
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +97,15 @@ class Board:
     Args:
         slots: answers that can be written at the same time.
         admission: who may wait.
-        state: ``loading``, ``ready``, ``restarting`` (requests wait) or ``failed``.
+        state: ``loading``, ``ready``, ``restarting`` (requests wait), ``failed``, ``unloading``
+            (answers in flight end) or ``unloaded``.
         ready: set once a worker has loaded the model, kept while the next one starts.
+        directory: where the files are that were loaded last.
         error: why there is no worker now.
         losses: workers lost so far, by the code of the error.
         load_s: seconds without a worker before the present one was ready.
         pid: of the worker.
+        idle_since: when the last answer ended, on trio's clock.
     """
 
     slots: int
@@ -88,6 +118,8 @@ class Board:
     losses: Counter[str] = field(default_factory=Counter)
     load_s: float | None = None
     pid: int | None = None
+    directory: Path | None = None
+    idle_since: float = field(default_factory=trio.current_time)
     changed: trio.Event = field(default_factory=trio.Event)
 
     def check_room(self, patience_s: float) -> None:
@@ -128,19 +160,19 @@ class ModelActor(Actor[Message]):
         self.settings = settings
         self.board = Board(settings.slots, Admission(settings.queue))
         self._worker_command = command
+        self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         self._waiting: dict[int, Ticket] = {}  # first come, first served
         self._running: dict[int, Ticket] = {}
-        self._keeper = Keeper(self.settings, self, self._worker_command)
-        self._without_worker_since = trio.current_time()
-        self.board.turn("loading")
+        self._keeping, self._called, self._emptied = trio.CancelScope(), trio.Event(), trio.Event()
+        self._set_out()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keeper.run)
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._keep_worker)
                 yield
-                nursery.cancel_scope.cancel()
+                self._nursery.cancel_scope.cancel()
         finally:
             stopped = EngineCrashed("the model was stopped")
             self._drop(self._waiting, stopped)
@@ -148,12 +180,20 @@ class ModelActor(Actor[Message]):
 
     async def handle(self, message: Message) -> None:
         match message:
+            case Enqueue() if not self._wanted:
+                message.refuse(self._put_away())
             case Enqueue(ticket=ticket):
                 self._admit(ticket)
                 self._dispatch()
                 message.reply(None)
             case Withdraw(id=ticket_id):
                 self._withdraw(ticket_id)
+            case Load():
+                self._load()
+                message.reply(None)
+            case Unload(patience_s=patience_s):
+                self._unload(patience_s)
+                self._nursery.start_soon(self._tell_when_gone, message)
             case _:
                 assert_never(message)
 
@@ -188,12 +228,71 @@ class ModelActor(Actor[Message]):
         self._count()
 
     def _count(self) -> None:
-        self.board.waiting, self.board.running = len(self._waiting), len(self._running)
+        board = self.board
+        if board.running and not self._running:
+            board.idle_since = trio.current_time()
+        board.waiting, board.running = len(self._waiting), len(self._running)
+        if not self._running:
+            self._emptied.set()
+
+    # Taken out and put away
+
+    async def _keep_worker(self) -> None:
+        """A keeper and its workers as long as the model is wanted, nothing while it is not."""
+        while True:
+            if self._wanted:
+                self._set_out()
+                with trio.CancelScope() as self._keeping:
+                    await self._keeper.run()
+            else:
+                self.board.pid = None
+                self.board.turn("unloaded", self._put_away())
+                await self._called.wait()
+
+    def _set_out(self) -> None:
+        self._keeper = Keeper(self.settings, self, self._worker_command)
+        self._without_worker_since = trio.current_time()
+        self.board.turn("loading")
+
+    def _load(self) -> None:
+        if self.board.state == "unloading":
+            raise NotReady(f"{self.settings.name} is still being unloaded", retry_after_s=1)
+        self._wanted = True
+        self._called.set()
+        if self.board.state == "failed":
+            self.board.turn("loading")
+            self._keeping.cancel()
+
+    def _unload(self, patience_s: float) -> None:
+        if self._wanted:
+            self._wanted, self._called = False, trio.Event()
+            self.board.ready = None
+            self.board.turn("unloading", self._put_away())
+            self._drop(self._waiting, self._put_away())
+            self._nursery.start_soon(self._end_worker, patience_s)
+
+    async def _end_worker(self, patience_s: float) -> None:
+        if self._running:
+            self._emptied = trio.Event()
+            with trio.move_on_after(patience_s):
+                await self._emptied.wait()
+        self._drop(self._running, self._put_away())
+        self._keeping.cancel()
+
+    async def _tell_when_gone(self, message: Unload) -> None:
+        while self.board.state == "unloading":
+            await self.board.changed.wait()
+        message.reply(None)
+
+    def _put_away(self) -> ModelUnloaded:
+        return ModelUnloaded(f"the model {self.settings.name} was unloaded by the operator")
 
     # What the keeper tells: `r3mes.actors.inference.keeper.Employer`
 
     async def loaded(self, loaded: Loaded, pid: int) -> None:
         text = await trio.to_thread.run_sync(Text, loaded)
+        if not self._wanted:
+            return
         manifest = manifest_of(self.settings.name, loaded)
         before = self.board.ready
         if before is not None and before.manifest.hash != manifest.hash:
@@ -202,6 +301,8 @@ class ModelActor(Actor[Message]):
         self.board.pid = pid
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
+        self.board.pid, self.board.directory = pid, self._keeper.directory
+        self.board.admission.loaded(trio.current_time() - self._without_worker_since)
         self.board.turn("ready")
         self._dispatch()
 
@@ -211,6 +312,8 @@ class ModelActor(Actor[Message]):
         self._without_worker_since = trio.current_time()
         self.board.pid = None
         self.board.losses[error.kind.code] += 1
+        if not self._wanted:
+            return
         if isinstance(error, ModelInvalid):
             self.board.ready = None  # and no further worker comes
         if self.board.ready is None:

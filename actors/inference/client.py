@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -10,10 +10,20 @@ from math import inf
 
 import trio
 
-from r3mes.actors.inference.actor import Board, Enqueue, Message, ModelActor, Ready, Withdraw
+from r3mes.actors.inference.actor import (
+    Board,
+    Enqueue,
+    Load,
+    Message,
+    ModelActor,
+    Ready,
+    Unload,
+    Withdraw,
+)
 from r3mes.actors.inference.generation import GenerateJob, Generation, Ticket
 from r3mes.actors.inference.manifest import Manifest
 from r3mes.actors.inference.protocol import Start, pack_ids
+from r3mes.actors.inference.verifying import Verification, verify
 from r3mes.actors.kernel.mailbox import Mailbox
 from r3mes.errors import (
     ActorStopped,
@@ -28,12 +38,16 @@ from r3mes.errors import (
 
 _numbers = count(1)
 
+ASK_S = 10.0
+"""How long an actor may take to answer, or a worker to be gone once it is killed."""
+
 
 class InferenceClient:
     """A facade over one actor per model."""
 
     def __init__(self, actors: Iterable[ModelActor]) -> None:
         self._models = {actor.settings.name: (actor.board, actor.mailbox) for actor in actors}
+        self._reading = trio.CapacityLimiter(1)  # more would only make the disk slower
 
     def manifests(self) -> tuple[Manifest, ...]:
         """Of the models that can write now."""
@@ -44,7 +58,7 @@ class InferenceClient:
         )
 
     async def settled(self) -> None:
-        """Wait until every model is ready or has failed."""
+        """Wait until every model is ready, has failed, or was put away."""
         for board, _ in self._models.values():
             while board.state == "loading":
                 await board.changed.wait()
@@ -58,6 +72,7 @@ class InferenceClient:
 
         Raises:
             NotReady: it is still being loaded.
+            ModelUnloaded: the operator has put it away.
             ModelMissing, ModelInvalid, EngineError: it could not be loaded.
         """
         if model in self._models:
@@ -70,6 +85,59 @@ class InferenceClient:
         """
         if model in self._models:
             self._models[model][0].check_room(deadline_s)
+
+    async def load(self, model: str) -> None:
+        """Take ``model`` out again, or try again if it failed; does not wait until it is loaded.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+            NotReady: it is just being put away.
+        """
+        _, mailbox = self._one(model)
+        await mailbox.ask(Load(), timeout=ASK_S)
+
+    async def unload(self, model: str, *, patience_s: float) -> None:
+        """Put ``model`` away: from now on it takes nothing new; returns when its worker is gone.
+
+        Args:
+            model: its name.
+            patience_s: answers in flight that take longer are cut off with `ModelUnloaded`.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+        """
+        _, mailbox = self._one(model)
+        await mailbox.ask(Unload(patience_s), timeout=patience_s + ASK_S)
+
+    async def verify(self, model: str) -> Verification:
+        """Read the files of ``model`` again and compare them with what was loaded.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+            NotReady, EngineError: it is not loaded, so there is nothing to compare with.
+        """
+        board, _ = self._one(model)
+        expected, directory = _ready(model, board).manifest.hash, board.directory
+        if directory is None:
+            raise NotReady(f"the model {model} is still being loaded", retry_after_s=5)
+        return await verify(directory, expected, limiter=self._reading)
+
+    async def count_prompt(self, model: str, messages: Sequence[Mapping[str, object]]) -> int:
+        """How many tokens ``messages`` are for ``model``.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+            NotReady, EngineError: it is not loaded.
+            BadRequest: the messages cannot be used.
+            ContextLengthExceeded: so long that it was not even counted.
+        """
+        board, _ = self._one(model)
+        return len(await _ready(model, board).text.prompt(messages))
+
+    def _one(self, model: str) -> tuple[Board, Mailbox[Message]]:
+        if model not in self._models:
+            raise ModelNotFound(f"this node has no model named {model!r}", param="model")
+        return self._models[model]
 
     @asynccontextmanager
     async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
@@ -88,9 +156,7 @@ class InferenceClient:
             Overloaded: it would not begin in time, or did not.
             EngineCrashed: (also while iterating) the worker died under the answer.
         """
-        if job.model not in self._models:
-            raise ModelNotFound(f"this node has no model named {job.model!r}")
-        board, mailbox = self._models[job.model]
+        board, mailbox = self._one(job.model)
         ready = _ready(job.model, board)
         deadline = trio.current_time() + deadline_s
         _check(job, ready.vocabulary)
@@ -111,7 +177,7 @@ class InferenceClient:
 def _ready(name: str, board: Board) -> Ready:
     if board.ready is not None:
         return board.ready
-    if board.state == "failed" and board.error is not None:
+    if board.state in ("failed", "unloading", "unloaded") and board.error is not None:
         raise type(board.error)(board.error.detail, do=board.error.do)
     raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
 

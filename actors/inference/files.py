@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,22 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def hash_model(directory: Path) -> ModelHash:
     """SHA-256 over the lines that ``sha256sum`` prints for the files, sorted by name."""
+    return hash_of(digests(directory))
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256, in hex, of each file that counts, sorted by name."""
     names = {name for name in COUNTED if (directory / name).is_file()}
     names |= {file.name for file in directory.glob(WEIGHTS)}
-    listing = hashlib.sha256()
-    for name in sorted(names):
-        with (directory / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        listing.update(f"{digest}  {name}\n".encode())
-    return ModelHash(listing.digest())
+    return {name: _digest(directory / name) for name in sorted(names)}
+
+
+def hash_of(files: Mapping[str, str]) -> ModelHash:
+    """The hash of a model with these `digests`."""
+    listing = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    return ModelHash(hashlib.sha256(listing.encode()).digest())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

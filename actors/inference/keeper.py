@@ -58,6 +58,8 @@ class Keeper:
         self._settings, self._employer, self._command = settings, employer, command
         self._outbox: trio.MemorySendChannel[Command] | None = None
         self._heard_at = 0.0
+        self.directory: Path | None = None
+        """Where the present worker's files are."""
 
     @property
     def up(self) -> bool:
@@ -87,6 +89,7 @@ class Keeper:
         failures: list[EngineError] = []
         try:
             directory = await trio.to_thread.run_sync(self._find, abandon_on_cancel=True)
+            self.directory = directory
             async with open_worker(self._command, os.environ) as worker:
                 await self._employ(worker, directory)
         except* EngineError as group:

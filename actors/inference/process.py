@@ -109,14 +109,8 @@ class Worker:
         return f"the worker {how}" + (f": {words}" if words else "")
 
     def memory_bytes(self) -> int:
-        """What it occupies by itself: neither mapped files nor GPU memory; 0 when it is gone."""
-        try:
-            status = Path(f"/proc/{self.pid}/status").read_text()
-        except OSError:
-            return 0
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        parts = [fields.get(name, "0 kB").split()[0] for name in ("RssAnon", "RssShmem")]
-        return 1024 * sum(map(int, parts))
+        """What it occupies, see `memory_bytes_of`."""
+        return memory_bytes_of(self.pid)
 
     def cpu_s(self) -> float:
         """Processor time that all its threads have used so far; 0 when it is gone."""
@@ -143,6 +137,17 @@ class Worker:
         for pipe in (self._commands, self._reports, self._errors):
             pipe.close()
         await trio.to_thread.run_sync(self._popen.wait)
+
+
+def memory_bytes_of(pid: int) -> int:
+    """What a process occupies by itself: neither mapped files nor GPU memory; 0 if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    parts = [fields.get(name, "0 kB").split()[0] for name in ("RssAnon", "RssShmem")]
+    return 1024 * sum(map(int, parts))
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@
   x EngineError           the inference worker
     + ModelMissing        the directory or hub id cannot be found
     + ModelInvalid        corrupt, pickled, or wants remote code
+    + ModelUnloaded       the operator has put the model away
     + EngineCrashed       the worker died under this request
   x ActorError            something is wrong with an actor, not with the request
     + ActorCrashed        the actor died while handling this message
@@ -484,6 +485,14 @@ class EngineCrashed(EngineError):
 
     kind = Kind("R3-ENGINE-004", "engine_crashed", 503, -32073, 75,
                 "the inference worker died", "try again; the worker is restarted")
+
+
+class ModelUnloaded(EngineError):
+    """The operator has put the model away."""
+
+    kind = Kind("R3-ENGINE-005", "model_unloaded", 503, -32074, 69,
+                "the model is not loaded on this node",
+                "have the operator load it again (`model_load`)")
 
 
 class ActorError(R3mesError):

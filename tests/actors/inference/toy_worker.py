@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from r3mes.actors.inference.engine import Capacity, Engine, Event, Job, Numerics
+from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.protocol import Load, Loaded
 from r3mes.actors.inference.worker import run
 
@@ -104,7 +105,7 @@ def open_toy(load: Load) -> tuple[Engine, Loaded]:
     tokenizer = (Path(load.path) / "tokenizer.json").read_text()
     engine = ToyEngine(Tokenizer.from_str(tokenizer), load.slots)
     loaded = Loaded(
-        hash=bytes(32),
+        hash=hash_model(Path(load.path)),
         architecture="Toy",
         parameters=0,
         dtype="none",
