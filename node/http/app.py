@@ -185,4 +185,17 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     faults = error.errors() if isinstance(error, RequestValidationError) else ()
+    if any(fault["type"] == "model_attributes_type" and len(fault["loc"]) == 1 for fault in faults):
+        return await _failed(request, _no_object(request))
     return await _failed(request, bad_request(faults))
+
+
+def _no_object(request: Request) -> BadRequest:
+    """The body was not read as JSON, because of its type, or is something else than an object."""
+    kind = request.headers.get("content-type", "")
+    if "json" in kind:
+        return BadRequest("the body is JSON, but not an object", do="send an object: {…}")
+    return BadRequest(
+        f"the body was sent as {kind!r} and not as JSON",
+        do="send it with the header 'Content-Type: application/json'",
+    )

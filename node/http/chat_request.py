@@ -12,7 +12,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
 
 from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import BadRequest
@@ -30,12 +38,13 @@ def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is no character") from None
+        raise PydanticCustomError("text", "half of a surrogate pair is no character") from None
     return text
 
 
-Text = Annotated[str, AfterValidator(_encodable)]
-Stop = Annotated[Text, StringConstraints(min_length=1, max_length=STOP_BYTES)]
+Encodable = AfterValidator(_encodable)
+Text = Annotated[str, Encodable]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES), Encodable]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -65,18 +74,37 @@ class TextPart(BaseModel):
     text: Text
 
 
+def _as_parts(content: object) -> object:
+    """A text as its only part: a union of types would put pydantic's inner names into messages."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, list):
+        return content
+    raise PydanticCustomError("content", "input should be a text or a list of text parts")
+
+
+def _as_list(stop: object) -> object:
+    if isinstance(stop, str):
+        return [stop]
+    if stop is None or isinstance(stop, list):
+        return stop
+    raise PydanticCustomError("stop", "input should be a text or a list of texts")
+
+
 class Message(BaseModel):
     """One message of the chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
+    content: Annotated[
+        list[TextPart],
+        Field(min_length=1, max_length=MAX_PARTS),
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
+    ]
 
     def plain(self) -> dict[str, object]:
         """Role and text, as chat templates know them: ``developer`` is OpenAI's new ``system``."""
         role = "system" if self.role == "developer" else self.role
-        content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": role, "content": text}
+        return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
 class StreamOptions(BaseModel):
@@ -90,7 +118,7 @@ class ChatBody(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256), Encodable]
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
@@ -98,7 +126,10 @@ class ChatBody(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Annotated[
+        Annotated[list[Stop], Field(max_length=4)] | None,
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+    ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -135,7 +166,7 @@ class ChatBody(BaseModel):
                 )
 
     def _stops(self) -> tuple[str, ...]:
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        stops = tuple(self.stop or ())
         if any(len(stop.encode()) > STOP_BYTES for stop in stops):
             raise BadRequest(f"a stop string is longer than {STOP_BYTES} bytes", param="stop")
         return stops

@@ -19,6 +19,6 @@ def bad_request(faults: Sequence[Mapping[str, Any]], *, whole: str = "the body")
     where = [str(part) for part in first.get("loc", ()) if part != "body"]
     if first.get("type") == "json_invalid":
         return BadRequest(f"{whole} is not valid JSON")
-    what = str(first.get("msg", "invalid"))
+    what = str(first.get("msg", "invalid")).replace(" after validation", "")
     detail = f"{'.'.join(where) or whole}: {what[:1].lower()}{what[1:]}"
     return BadRequest(detail, param=where[0] if where else None)

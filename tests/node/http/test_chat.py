@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -54,6 +55,7 @@ WRONG = [
     ("stop", {"stop": "x" * 65}),
     ("stop", {"stop": "é" * 33}),
     ("stop", {"stop": ""}),
+    ("stop", {"stop": 5}),
     ("stream", {"stream": "perhaps"}),
     ("n", {"n": 2}),
     ("logit_bias", {"logit_bias": {"50256": -100}}),
@@ -69,6 +71,7 @@ async def test_wrong_field_is_named(api: Api, chat: Body, param: str, change: Bo
     answer = await post(api, {**chat, **change})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
+    assert not re.search("function|validat|value error|object at 0x", error["message"]), error
     assert error["type"] == "invalid_request_error"
     assert error["message"].startswith("R3-REQ-001: ")
     assert answer.headers["x-should-retry"] == "false"
@@ -101,6 +104,12 @@ async def test_not_json_by_its_type(api: Api, chat: Body) -> None:
     async with api.client() as client:
         answer = await client.post("/v1/chat/completions", data={"model": "org/tiny"})
     assert answer.status_code == 400
+    assert "'Content-Type: application/json'" in answer.json()["error"]["message"]
+
+
+async def test_json_that_is_no_object(api: Api) -> None:
+    answer = await post(api, b"[]")
+    assert "not an object" in answer.json()["error"]["message"]
 
 
 async def test_everything_that_counts_reaches_the_gateway(api: Api, chat: Body) -> None:
