@@ -93,7 +93,8 @@ class Keyring:
         key_id, given = id_of(secret), hash_of(secret)
         keys = await self._keys()
         key = keys.get(key_id)
-        found = key and next((s for s in key.secrets if hmac.compare_digest(s.hash, given)), None)
+        secrets = key.secrets if key else ()
+        found = next((one for one in secrets if hmac.compare_digest(one.hash, given)), None)
         if key is None or found is None:
             raise Unauthenticated("this API key is not known here")
         self._refuse_ended(key, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from r3mes.actors.keyring.key import ApiKey, NewKey, Secret
 from r3mes.actors.store import Connection
@@ -89,11 +90,19 @@ def read_all(connection: Connection) -> dict[str, ApiKey]:
     return {row[0]: _key(row, secrets.get(row[0], [])) for row in rows}
 
 
-def _key(row: tuple[str, str, str, str | None, int | None, int, int | None, int | None],
-         secrets: list[Secret]) -> ApiKey:  # fmt: skip
-    key_id, name, scopes, models, *rest = row
-    names = None if models is None else tuple(json.loads(models))
-    return ApiKey(key_id, name, frozenset(scopes), names, *rest, tuple(secrets))
+def _key(row: tuple[Any, ...], secrets: list[Secret]) -> ApiKey:
+    key_id, name, scopes, models, rpm, created_ms, expires_ms, revoked_ms = row
+    return ApiKey(
+        key_id,
+        name,
+        frozenset(scopes),
+        None if models is None else tuple(json.loads(models)),
+        rpm,
+        created_ms,
+        expires_ms,
+        revoked_ms,
+        tuple(secrets),
+    )
 
 
 def _usable(key_id: str, now_ms: int, connection: Connection) -> ApiKey:
