@@ -43,6 +43,7 @@ from r3mes.errors import (
 )
 from r3mes.ids import PeerId
 from r3mes.node import lifecycle
+from r3mes.node.catalogue import Catalogue
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
@@ -52,8 +53,11 @@ from r3mes.node.metrics.looking import Looking
 from r3mes.node.metrics.page import build_page
 from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
+from r3mes.node.peers import Peers
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.model import ModelMethods
+from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
@@ -124,7 +128,8 @@ class Node:
             canary=self.canary,
         )
         self._api_door = Doorway("requests", vault.admit)
-        self.rpc = Dispatcher(NodeMethods(self.state))
+        self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
+        self.rpc = self._rpc()
         self._gateway = self._gateway_of()
         self.api = self._api()
         self.admin = self._admin()
@@ -176,12 +181,20 @@ class Node:
             tell=self._counting.observe,
         )
 
+    def _rpc(self) -> Dispatcher:
+        own, inference = self.network.peer_id, self.inference
+        catalogue = Catalogue(self._config.models, own, inference, self._routes)
+        return Dispatcher(
+            NodeMethods(self.state),
+            NetMethods(Peers(self.network, self.router, self.bans)),
+            ModelMethods(catalogue, drain_seconds=self._config.limits.drain_seconds),
+        )
+
     def _gateway_of(self) -> Gateway:
-        routes = Routes(self.network.peer_id, self.vault.address, self._models, self.router)
         return Gateway(
             own=self.network.peer_id,
             connect=self.network.connect,
-            routes=routes,
+            routes=self._routes,
             wallet=self.vault,
             ledger=self.ledger,
             chain_id=self._config.node.chain_id,

@@ -62,6 +62,19 @@ class Connected:
     rtt_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """Whether others can reach this node.
+
+    Args:
+        verdict: always ``unknown`` now: nobody outside has tried.
+        unknown: the addresses that nobody has tried.
+    """
+
+    verdict: str
+    unknown: list[str]
+
+
 class Peers:
     """Looks at peers, connects, disconnects and bans them.
 
@@ -81,6 +94,10 @@ class Peers:
         for connection in sorted(self._network.peers(), key=lambda one: one.since):
             oldest.setdefault(connection.peer, connection)
         return [_shown(connection, known.get(peer)) for peer, connection in oldest.items()]
+
+    def reachability(self) -> Reachability:
+        """What is known of that."""
+        return Reachability("unknown", list(self._network.addrs))
 
     async def connect(self, addr: str) -> Connected:
         """Dial ``addr``, which ends in ``/p2p/PEER_ID``.

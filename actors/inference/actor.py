@@ -298,11 +298,9 @@ class ModelActor(Actor[Message]):
         if before is not None and before.manifest.hash != manifest.hash:
             self._drop(self._waiting, EngineCrashed("the model's files have changed"))
         self.board.ready = Ready(manifest, text, loaded.vocabulary, loaded.slots)
-        self.board.pid = pid
+        self.board.pid, self.board.directory = pid, self._keeper.directory
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
-        self.board.pid, self.board.directory = pid, self._keeper.directory
-        self.board.admission.loaded(trio.current_time() - self._without_worker_since)
         self.board.turn("ready")
         self._dispatch()
 

@@ -67,21 +67,12 @@ class Gateway(Protocol):
 
 
 class ApiKey(Protocol):
-    """A key that was checked; `actors.keyring.ApiKey` says what each part means.
+    """A key that was checked."""
 
-    On the admin socket something without an id stands in for it.
-    """
-
-    @property
-    def id(self) -> str | None: ...
     @property
     def name(self) -> str: ...
     @property
     def scopes(self) -> Collection[str]: ...
-    @property
-    def models(self) -> Collection[str] | None: ...
-    @property
-    def rpm(self) -> int | None: ...
 
 
 class Keyring(Protocol):

@@ -6,7 +6,9 @@ the documentation and the tests of keys and scopes walk over every method withou
 
 from __future__ import annotations
 
+from r3mes.node.rpc.methods.model import ModelMethods
+from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.rpc import RpcMethods
 
-NAMESPACES: tuple[type, ...] = (RpcMethods, NodeMethods)
+NAMESPACES: tuple[type, ...] = (RpcMethods, NodeMethods, NetMethods, ModelMethods)
