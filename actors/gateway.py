@@ -71,6 +71,7 @@ class ChatRequest:
     Args:
         max_tokens: most tokens to write; None for as many as fit.
         seed: of the sampling; None for a fresh one.
+        key_id: the API key that it came with, for its usage; None from elsewhere.
     """
 
     model: str
@@ -81,6 +82,7 @@ class ChatRequest:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Answer:
         self.output_ids: list[int] = []
         self.queue_ms = 0.0
         self.settled = False
+        self.key_id: str | None = None
         self.finish_reason = ""
         self.cost_uremes = 0
         self.signature_verified = self.receipt_verified = False
@@ -296,7 +299,7 @@ class Gateway:
         accepted = await call.request(answer.signed.wire)
         if len(accepted.prompt_ids) >= candidate.offer.context:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
-        answer.prompt_ids = tuple(accepted.prompt_ids)
+        answer.prompt_ids, answer.key_id = tuple(accepted.prompt_ids), request.key_id
         watched.model, watched.prompt_tokens = answer.model, answer.prompt_tokens
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer
@@ -355,6 +358,7 @@ class Gateway:
                 signature=done.signature,
                 countersignature=counter,
                 created_ms=self._now_ms(),
+                key_id=answer.key_id,
             )
         )
         answer.receipt_verified = True

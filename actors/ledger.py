@@ -26,7 +26,8 @@ class Receipt:
     """One answered job, as one side keeps it; the fields are the columns of the table.
 
     ``price`` is in uremes, ``result`` and both signatures are the signed bytes themselves,
-    ``countersignature`` is None until the gateway's has come.
+    ``countersignature`` is None until the gateway's has come; ``key_id`` names the API key that
+    asked the gateway, and never leaves it.
     """
 
     request_hash: RequestHash
@@ -43,6 +44,17 @@ class Receipt:
     signature: bytes
     countersignature: bytes | None
     created_ms: int
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was answered and paid for one API key, summed over its receipts."""
+
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_uremes: int
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Receipt))
@@ -104,6 +116,10 @@ class Ledger:
     async def receipts(self, *, limit: int = 50, before_ms: int | None = None) -> list[Receipt]:
         """The newest receipts first, those created before ``before_ms`` if it is given."""
         return await self._store.read(partial(_newest, limit, before_ms))
+
+    async def usage(self, key_id: str, *, since_ms: int = 0) -> Usage:
+        """What was answered for an API key since then; nothing for one that does not exist."""
+        return await self._store.read(partial(_usage, key_id, since_ms))
 
 
 def _check_role(receipt: Receipt, role: str) -> None:
@@ -187,6 +203,15 @@ def _newest(limit: int, before_ms: int | None, connection: Connection) -> list[R
         (before_ms, limit),
     )
     return [Receipt(*row) for row in rows]
+
+
+def _usage(key_id: str, since_ms: int, connection: Connection) -> Usage:
+    row = connection.execute(
+        "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),"
+        " coalesce(sum(price), 0) FROM receipt WHERE key_id = ? AND created_ms >= ?",
+        (key_id, since_ms),
+    ).fetchone()
+    return Usage(*row)
 
 
 def _already(sub: Address, idem: bytes, receipt: Receipt | None) -> AlreadyAnswered:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 
+from r3mes.node.cli.everywhere import DEBUG
 from r3mes.node.cli.failure import exit_code, tell
 from r3mes.node.cli.root import app
-from r3mes.node.cli.session import hoist
 
 
 def main() -> None:
     """Run the command line; never shows a traceback without ``--debug``."""
-    arguments = hoist(sys.argv[1:])
     try:
-        app(arguments, prog_name="r3mes")
+        app(prog_name="r3mes")
     except Exception as error:  # crash boundary of the command line
-        if "--debug" in arguments:
+        if DEBUG in sys.argv:
             raise
         tell(error)
         sys.exit(exit_code(error))

@@ -1,4 +1,4 @@
-"""Asks the running node over its own HTTP API, with the key that `r3mes init` left.
+"""Asks the running node: by its admin socket, else by its HTTP API with the key of `r3mes init`.
 
 By http.client, imported late, and not httpx: a command that shows three lines should not import
 for 0.2 s.
@@ -7,6 +7,7 @@ for 0.2 s.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from r3mes.config.schema import Config
@@ -44,10 +45,28 @@ def get(config: Config, path: str) -> Any:
         NodeNotRunning: nobody listens, or something else does.
         R3mesError: what the node answers instead.
     """
-    status, content = _fetch(config, path, {"authorization": f"Bearer {api_key(config)}"})
+    status, content = _exchange(config, "GET", path)
     if status >= 400:
         raise told(content.get("error", {}))
     return content
+
+
+def call(config: Config, method: str, **params: object) -> Any:
+    """The result of a JSON-RPC method of the running node.
+
+    Raises:
+        NodeNotRunning: nobody listens, or something else does.
+        R3mesError: what the node answers instead.
+    """
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    _, content = _exchange(config, "POST", "/rpc", json.dumps(message))
+    if "result" in content:
+        return content["result"]
+    error = content.get("error", {})
+    if not isinstance(data := error.get("data"), dict):  # of HTTP, before it came to the method
+        raise told(error)
+    kind = REGISTRY.get(str(data.get("code")), R3mesError)
+    raise kind(str(error.get("message", "")), do=data.get("do"), param=data.get("param"))
 
 
 def readiness(config: Config) -> dict[str, Any]:
@@ -56,24 +75,44 @@ def readiness(config: Config) -> dict[str, Any]:
     Raises:
         NodeNotRunning: nobody listens, or something else does.
     """
-    _, content = _fetch(config, "/readyz", {})
-    if not isinstance(content, dict) or "ready" not in content:
+    _, content = _exchange(config, "GET", "/readyz", with_key=False)
+    if "ready" not in content:
         raise not_running(config)
     return content
 
 
-def _fetch(config: Config, path: str, headers: dict[str, str]) -> tuple[int, Any]:
+def admin_socket(config: Config) -> Path:
+    """Where the node's admin socket is."""
+    running = read_running(config.node.datadir)
+    if running is not None and running.admin:
+        return Path(running.admin)
+    return config.api.admin_socket or config.node.datadir / "admin.sock"
+
+
+def _exchange(
+    config: Config, verb: str, path: str, body: str | None = None, *, with_key: bool = True
+) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON object of one answer."""
     from http.client import HTTPConnection, HTTPException
 
-    connection = HTTPConnection(api_address(config), timeout=TIMEOUT_S)
+    from r3mes.node.cli.line import admin_line
+
+    headers = {"content-type": "application/json"} if body else {}
+    connection: HTTPConnection | None = admin_line(admin_socket(config), TIMEOUT_S)
+    if connection is None:
+        connection = HTTPConnection(api_address(config), timeout=TIMEOUT_S)
+        headers |= {"authorization": f"Bearer {api_key(config)}"} if with_key else {}
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(verb, path, body, headers)
         response = connection.getresponse()
-        return response.status, json.loads(response.read(MAX_BYTES))
+        content = json.loads(response.read(MAX_BYTES))
     except (OSError, HTTPException, ValueError) as error:
         raise not_running(config) from error
     finally:
         connection.close()
+    if not isinstance(content, dict):
+        raise not_running(config)
+    return response.status, content
 
 
 def not_running(config: Config) -> NodeNotRunning:

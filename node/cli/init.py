@@ -111,12 +111,12 @@ def _api_key(config: Config, tell: Tell) -> None:
 
 
 async def _new_key(datadir: Path) -> str:
-    from r3mes.actors.keyring import Keyring
+    from r3mes.actors.keyring import Keyring, NewKey
     from r3mes.actors.store import open_store
 
     async with open_store(datadir) as store:
         keyring = Keyring(store, now_ms=lambda: time.time_ns() // 1_000_000)
-        return await keyring.create("default", "ri")
+        return (await keyring.create(NewKey("default", "ri"))).secret
 
 
 def _next_steps(config: Config) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,11 +21,12 @@ from r3mes.node.cli import (
     status,
     wallet,
 )
+from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import show
-from r3mes.node.cli.session import Session
 
 app = typer.Typer(
     name="r3mes",
+    cls=Group,
     help="A node of the R3MES network: serve AI models to others, use those of others.",
     epilog="Start with: r3mes init",
     rich_markup_mode=None,
@@ -58,19 +58,11 @@ def _torch() -> str:
 
 @app.callback()
 def options(
-    context: typer.Context,
-    datadir: Annotated[
-        Path | None, typer.Option(help="Keep everything here, config.toml included.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Use this configuration file.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    """Take the options that come before a command."""
-    home = datadir.expanduser().absolute() if datadir else None
-    context.obj = Session(config=config, datadir=home)
+    """Take the option that comes instead of a command."""
 
 
 COMMANDS = (
@@ -84,7 +76,7 @@ COMMANDS = (
     models.models,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(config.app, name="config")
 app.add_typer(backups.app, name="backup", no_args_is_help=True)

@@ -6,7 +6,7 @@ Only here and in `config` the environment is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,6 @@ from r3mes.config.load import Loaded, load
 from r3mes.config.paths import CONFIG_VARIABLE, config_file
 from r3mes.config.secrets import is_there
 from r3mes.errors import ConfigError
-
-GLOBAL_VALUES = ("--datadir", "--config")
-GLOBAL_FLAGS = ("--debug",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +58,3 @@ def session(context: typer.Context) -> Session:
     if found is None:
         raise RuntimeError("the command runs outside of the application")
     return found
-
-
-def hoist(arguments: Sequence[str]) -> list[str]:
-    """Move the global options to the front, so that they may also follow the command."""
-    front: list[str] = []
-    rest: list[str] = []
-    left = list(arguments)
-    while left:
-        word = left.pop(0)
-        if word == "--":
-            rest += [word, *left]
-            break
-        if word in GLOBAL_VALUES and left:
-            front += [word, left.pop(0)]
-        elif word in GLOBAL_FLAGS or word.startswith(tuple(f"{o}=" for o in GLOBAL_VALUES)):
-            front.append(word)
-        else:
-            rest.append(word)
-    return front + rest

@@ -20,6 +20,7 @@ from r3mes.node.http.counted import Counted, Heard, unheard
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
 from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import BodyLimit, Origins, RequestId
+from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.routes import rpc_routes
@@ -76,9 +77,8 @@ def build_routes(gateway: Gateway, state: NodeState, rpc: Dispatcher) -> FastAPI
     return app
 
 
-def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
+def _gateway(request: Request) -> KeyedGateway:
+    return KeyedGateway(request.app.state.gateway, request.scope["r3mes.key"])
 
 
 def _node(request: Request) -> NodeState:
@@ -86,7 +86,7 @@ def _node(request: Request) -> NodeState:
     return node
 
 
-TheGateway = Annotated[Gateway, Depends(_gateway)]
+TheGateway = Annotated[KeyedGateway, Depends(_gateway)]
 TheNode = Annotated[NodeState, Depends(_node)]
 
 
@@ -132,6 +132,7 @@ async def models(gateway: TheGateway) -> dict[str, object]:
 @read_routes.get("/v1/models/{model_id:path}")
 async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
     """One model by its id, which may contain slashes."""
+    gateway.check(model_id)
     for entry in await gateway.models():
         if entry.id == model_id:
             return _model(entry)

@@ -51,8 +51,11 @@ class Auth:
 class AdminKey:
     """What stands in for a key on the admin socket."""
 
+    id: str | None = None
     name: str = "admin socket"
     scopes: frozenset[str] = frozenset("riwa")
+    models: tuple[str, ...] | None = None
+    rpm: int | None = None
 
 
 class Admin:

@@ -67,12 +67,21 @@ class Gateway(Protocol):
 
 
 class ApiKey(Protocol):
-    """A key that was checked."""
+    """A key that was checked; `actors.keyring.ApiKey` says what each part means.
 
+    On the admin socket something without an id stands in for it.
+    """
+
+    @property
+    def id(self) -> str | None: ...
     @property
     def name(self) -> str: ...
     @property
     def scopes(self) -> Collection[str]: ...
+    @property
+    def models(self) -> Collection[str] | None: ...
+    @property
+    def rpm(self) -> int | None: ...
 
 
 class Keyring(Protocol):

@@ -9,7 +9,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r3mes.actors.ledger import GATEWAY, SERVER, Ledger, Receipt
+from r3mes.actors.ledger import GATEWAY, SERVER, Ledger, Receipt, Usage
 from r3mes.actors.store import open_store
 from r3mes.errors import AlreadyAnswered, NotFound
 from r3mes.ids import Address, RequestHash
@@ -221,3 +221,11 @@ async def test_a_crowd_of_retries_at_once(ledger: Ledger) -> None:
         for number in range(50):
             nursery.start_soon(retry, number)
     assert len(taken) == 1
+
+
+async def test_usage_of_a_key_is_the_sum_of_its_receipts(ledger: Ledger) -> None:
+    for number, key_id, at_ms in [(1, "one", 5), (2, "one", 9), (3, "other", 9), (4, None, 9)]:
+        await ledger.record(replace(receipt(number, role=GATEWAY, at_ms=at_ms), key_id=key_id))
+    assert await ledger.usage("one") == Usage(2, 14, 6, 22)
+    assert await ledger.usage("one", since_ms=6) == Usage(1, 7, 3, 11)
+    assert await ledger.usage("nobody") == Usage(0, 0, 0, 0)

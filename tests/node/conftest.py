@@ -20,28 +20,36 @@ from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.state import Check, Health, NodeInfo
 
-KEYS = {
-    "r3k_both": {"r", "i"},
-    "r3k_read": {"r"},
-    "r3k_none": set(),
-    "r3k_i": {"i"},
-    "r3k_w": {"w"},
-    "r3k_a": {"a"},
-    "r3k_all": {"r", "i", "w", "a"},
-}
-
 
 @dataclass
 class SmallKey:
+    id: str
     name: str
     scopes: set[str]
+    models: tuple[str, ...] | None = None
+    rpm: int | None = None
+
+
+KEYS = {
+    f"r3k_{name}": SmallKey(name, f"r3k_{name}", scopes, models)
+    for name, scopes, models in (
+        ("both", {"r", "i"}, None),
+        ("read", {"r"}, None),
+        ("none", set[str](), None),
+        ("i", {"i"}, None),
+        ("w", {"w"}, None),
+        ("a", {"a"}, None),
+        ("all", {"r", "i", "w", "a"}, None),
+        ("tiny", {"r", "i"}, ("org/tiny",)),
+    )
+}
 
 
 class SmallKeyring:
     async def check(self, secret: str) -> SmallKey:
         if secret not in KEYS:
             raise Unauthenticated("the API key is not known")
-        return SmallKey(secret, KEYS[secret])
+        return KEYS[secret]
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import pytest
 
 from r3mes import __version__
+from r3mes.actors.keyring import Keyring
+from r3mes.actors.keyring.form import hash_of, new_secret
 from r3mes.actors.store import BACKUPS, DATABASE, Store, open_readonly, open_store
 from r3mes.actors.store import migrate as module
 from r3mes.actors.store.migrate import Migration, migrate, shipped, version
@@ -137,3 +139,22 @@ async def test_a_backup_of_the_same_name_is_replaced_whole(
     async with open_store(tmp_path) as store:
         assert isinstance(store, Store)
     assert peer(saved)[1] == [("a", "[]", 0)]
+
+
+async def test_keys_made_before_their_limits_go_on_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schema 3 moved the secrets of keys into a table of their own."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("r3mes.actors.store.writer.shipped", lambda: module.shipped()[:2])
+        async with open_store(tmp_path) as store:
+            secret = new_secret("oldkeyid")
+            row = ("oldkeyid", hash_of(secret), "laptop", "ri", 5, 7, None)
+            await store.tx(
+                lambda c: c.execute("INSERT INTO api_key VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            )
+    async with open_store(tmp_path) as store:
+        key = await Keyring(store, now_ms=lambda: 8).check(secret)
+    assert (key.name, key.scopes) == ("laptop", frozenset("ri"))
+    assert (key.created_ms, key.last_used_ms) == (5, 7)
+    assert (key.models, key.rpm, key.expires_ms, key.revoked_ms) == (None, None, None, None)

@@ -11,8 +11,12 @@ import pytest
 import trio
 import trio.testing
 
+from r3mes.config.load import load
 from r3mes.config.secrets import write_secret
-from r3mes.errors import NoPeer
+from r3mes.errors import BadRequest, MethodNotFound, NoPeer
+from r3mes.node.cli.api import call
+from r3mes.node.http.app import build_admin_app
+from r3mes.node.http.server import HttpServer
 from tests.node.cli.conftest import Ran
 
 if TYPE_CHECKING:
@@ -141,3 +145,40 @@ async def test_key_that_others_can_read(ask: Ask, cli: Cli) -> None:
     ran = await ask("status")
     assert ran.code == 78
     assert "chmod 600" in ran.err
+
+
+@pytest.fixture
+async def admin(api: Api, cli: Cli, ask: Ask, nursery: trio.Nursery) -> None:
+    """The same node on the admin socket in the data directory; no key is left."""
+    app = build_admin_app(gateway=api.gateway, state=api.state, rpc=api.rpc)
+    socket = cli.datadir / "admin.sock"
+    await nursery.start(HttpServer(app, listen=f"unix:{socket}", drain_seconds=5).run)
+    (cli.datadir / "api-key").unlink()
+
+
+async def test_the_admin_socket_needs_no_key(ask: Ask, api: Api, admin: None) -> None:
+    api.server.drain()  # nobody listens on TCP any more
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    for words in (("status",), ("models",), ("peers",), ("health",)):
+        assert (await ask(*words)).code == 0, words
+
+
+async def test_calls_and_their_errors(cli: Cli, admin: None) -> None:
+    config = load(
+        file=cli.datadir / "config.toml", env={}, flags={"node.datadir": str(cli.datadir)}
+    )
+    asked = partial(call, config.config)
+    assert (await trio.to_thread.run_sync(asked, "node_info"))["peer_id"] == "12D3KooWtest"
+    with pytest.raises(MethodNotFound, match="none_such"):
+        await trio.to_thread.run_sync(asked, "none_such")
+    with pytest.raises(BadRequest):
+        await trio.to_thread.run_sync(partial(asked, "node_info", wrong=1))
+
+
+async def test_without_the_socket_the_key_is_used(ask: Ask, cli: Cli) -> None:
+    (cli.datadir / "admin.sock").write_text("no socket")
+    assert (await ask("status")).code == 0
+    (cli.datadir / "api-key").unlink()
+    ran = await ask("status")
+    assert ran.code == 78
+    assert "run `r3mes init`" in ran.err.lower()

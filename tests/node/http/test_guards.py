@@ -63,6 +63,23 @@ async def test_reading_key_cannot_ask(api: Api, chat: Body) -> None:
     assert "'i'" in answer.json()["error"]["message"]
 
 
+async def test_a_key_for_one_model_sees_and_asks_no_other(api: Api, chat: Body) -> None:
+    async with api.client("r3k_tiny") as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["org/tiny"]
+        assert (await client.get("/v1/models/org/tiny")).status_code == 200
+        assert (await client.get("/v1/models/other")).status_code == 403
+        assert (await client.post("/v1/chat/completions", json=chat)).status_code == 200
+        for stream in (False, True):
+            body = {**chat, "model": "other", "stream": stream}
+            answer = await client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 403
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("permission_denied", "model")
+            assert "'r3k_tiny' is for org/tiny, not for 'other'" in error["message"]
+    assert [(asked.model, asked.key_id) for asked in api.gateway.requests] == [("org/tiny", "tiny")]
+
+
 @pytest.mark.parametrize(
     "value", ["r3k_both", "Basic r3k_both", "Bearer", "Bearer  r3k_both", "Bearer " + "x" * 300]
 )

@@ -18,8 +18,11 @@ from r3mes.node.rpc.method import method
 
 @dataclass(frozen=True)
 class Key:
+    id: str = "test"
     name: str = "test"
     scopes: frozenset[str] = frozenset("r")
+    models: None = None
+    rpm: None = None
 
 
 @dataclass

@@ -1,0 +1,52 @@
+"""The gateway as one key sees it: with its models alone, and its name on every receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+from r3mes.actors.gateway import ChatRequest
+from r3mes.errors import Forbidden
+from r3mes.node.http.ports import Answer, ApiKey, Gateway, ModelEntry
+
+
+class KeyedGateway:
+    """Every surface that a key opens asks models through one of these.
+
+    Args:
+        gateway: the node's.
+        key: the caller's; a model in its list is named by name or by hash.
+    """
+
+    def __init__(self, gateway: Gateway, key: ApiKey) -> None:
+        self._gateway, self._key = gateway, key
+
+    def complete(self, request: ChatRequest) -> AbstractAsyncContextManager[Answer]:
+        """As `Gateway.complete`.
+
+        Raises:
+            Forbidden: the key may not ask this model.
+        """
+        self.check(request.model)
+        return self._gateway.complete(replace(request, key_id=self._key.id))
+
+    async def models(self) -> Sequence[ModelEntry]:
+        """Those that the key may ask."""
+        models = self._key.models
+        found = await self._gateway.models()
+        return [one for one in found if models is None or {one.id, one.hash_hex} & set(models)]
+
+    def check(self, model: str) -> None:
+        """See that the key may ask ``model``.
+
+        Raises:
+            Forbidden: it may not; the error names those that it may ask.
+        """
+        models = self._key.models
+        if models is not None and model not in models:
+            raise Forbidden(
+                f"the key {self._key.name!r} is for {', '.join(models)}, not for {model!r}",
+                do="ask one of these, or use a key without a list of models",
+                param="model",
+            )
