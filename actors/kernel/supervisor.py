@@ -105,7 +105,7 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  raised below, without the nursery's group
                 failure = error
             finally:
-                await self._stop(self._children)
+                await self._stop(self._children, told=failure)
         if failure is not None:
             raise failure
 
@@ -199,15 +199,19 @@ class Supervisor:
             case Strategy.REST_FOR_ONE:
                 return self._children[at:]
 
-    async def _stop(self, children: Sequence[Child]) -> bool:
-        """Stop ``children``, last started first; False if one is stuck, but the others stop too."""
+    async def _stop(self, children: Sequence[Child], *, told: Exception | None = None) -> bool:
+        """Stop ``children``, last started first; False if one is stuck, but the others stop too.
+
+        What one failed of is logged, unless it is ``told``: that is raised afterwards.
+        """
         stopped = True
         with trio.CancelScope(shield=True):  # each takes its `stop_timeout` at most
             for child in reversed(children):
                 life, child.life = child.life, None
                 if life is not None:
                     stopped &= await life.stop()
-                    _log_failed_stop(self.name, life)
+                    if life.error is not told:
+                        _log_failed_stop(self.name, life)
         return stopped
 
     async def _drained(self) -> bool:

@@ -239,3 +239,4 @@ async def test_a_first_start_that_fails_tells_the_exit_status(
     inner = Supervisor("inner", [ChildSpec("fails", fails)])
     assert await serve(Supervisor("root", [inner.as_child()])) == status
     assert "x" in caplog.text
+    assert len(caplog.records) == 1, "told once"
