@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
-from r3mes.errors import R3mesError
+from r3mes.errors import ConfigError, R3mesError, StoreFull
 
 
 def tell(error: BaseException) -> None:
@@ -24,5 +25,17 @@ def known(error: BaseException) -> R3mesError:
     if isinstance(error, BaseExceptionGroup):
         found = [known(each) for each in error.exceptions]
         return next((each for each in found if type(each) is not R3mesError), found[0])
+    if isinstance(error, OSError) and error.filename is not None:
+        return _unusable(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return R3mesError(what, do="run it again with --debug and report what it shows")
+
+
+def _unusable(error: OSError) -> R3mesError:
+    """A file that cannot be read or written: the operator's matter, not a fault of the program."""
+    detail = f"{error.filename}: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        return StoreFull(detail)
+    return ConfigError(
+        detail, do="let this user read and write there, or choose another place with --datadir"
+    )

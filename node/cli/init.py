@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -40,14 +44,31 @@ def init(
     """Create configuration, keys and wallet; overwrites nothing."""
     current = session(context)
     tell = partial(_tell, quiet=quiet)
-    _config_file(current, tell)
-    config = current.load_or_default().config
-    config.node.datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _node_key(config, tell)
-    _wallet(config, passphrase_file, tell)
-    _api_key(config, tell)
+    with _alone(current.file.parent):
+        _config_file(current, tell)
+        config = current.load_or_default().config
+        config.node.datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _node_key(config, tell)
+        _wallet(config, passphrase_file, tell)
+        _api_key(config, tell)
     if not quiet:
         show(_next_steps(config))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One at a time: a second `r3mes init` waits, and then finds everything there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another `r3mes init` is at work here; waiting for it.")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _tell(text: str, *, quiet: bool, created: bool) -> None:
@@ -58,7 +79,6 @@ def _tell(text: str, *, quiet: bool, created: bool) -> None:
 def _config_file(current: Session, tell: Tell) -> None:
     created = not current.file.exists()
     if created:
-        current.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with current.file.open("x", encoding="utf-8") as file:
             file.write(TEMPLATE)
     tell(home(current.file), created=created)

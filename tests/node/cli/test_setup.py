@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -226,3 +228,25 @@ def test_run_beyond_loopback(node: Cli) -> None:
     ran = node("run", "--listen", "0.0.0.0:7331")
     assert ran.code == 78
     assert "flag --listen" in ran.err
+
+
+def test_two_inits_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "r3mes.node", "--datadir", str(tmp_path / "node"), "init"]
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum(out.count("Created") for out, _ in told) == 5
+    assert sum(out.count("Kept") for out, _ in told) == 4
+
+
+def test_init_where_nobody_can_write(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cli.datadir = tmp_path / "file" / "node"
+    ran = cli("init")
+    assert ran.code == 78
+    assert ran.err.startswith(f"error R3-CONF-001: {cli.datadir}: Not a directory. ")
+    assert "--datadir" in ran.err
