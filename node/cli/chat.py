@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from r3mes.config.schema import Config
-from r3mes.errors import BadRequest, ModelNotFound
+from r3mes.errors import BadRequest, ModelNotFound, NotReady
 from r3mes.node.cli.api import api_address, api_key, get, not_running, told
 from r3mes.node.cli.output import remes, say, short
 from r3mes.node.cli.session import session
@@ -82,7 +82,7 @@ def chat(
             if text is None and sys.stdin.isatty():
                 _dialogue(client, options)
             else:
-                _ask(client, options, [_user(sys.stdin.read() if text is None else text)])
+                _ask(client, options, [_user(_piped() if text is None else text)])
     except openai.APIConnectionError as error:
         raise not_running(config) from error
     except openai.APIError as error:
@@ -93,6 +93,8 @@ def chat(
 def _first_model(config: Config) -> str:
     """A model of this node if it has one, else any."""
     models = get(config, "/v1/models")["data"]
+    if not models and (reasons := get(config, "/node/status")["reasons"]):
+        raise NotReady(f"no model can be asked yet: {', '.join(reasons)}")
     if not models:
         raise ModelNotFound(
             "no model is known yet", do="wait until a peer is connected, or serve one"
@@ -132,7 +134,22 @@ def _ask(
     return course.text
 
 
+def _piped() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise _not_text() from None
+
+
 def _user(text: str) -> ChatCompletionMessageParam:
     if not text.strip():
         raise BadRequest("the question is empty", do="give it as an argument or through a pipe")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python keeps bytes of other encodings as half surrogates
+        raise _not_text() from None
     return {"role": "user", "content": text}
+
+
+def _not_text() -> BadRequest:
+    return BadRequest("the question is not text in UTF-8", do="convert it, with iconv for example")

@@ -20,6 +20,7 @@ from r3mes.node.http.server import HttpServer
 from tests.node.cli.conftest import Ran
 
 if TYPE_CHECKING:
+    from r3mes.node.http.ports import ModelEntry
     from tests.node.cli.conftest import Cli
     from tests.node.conftest import Api
 
@@ -129,6 +130,32 @@ async def test_nobody_runs(ask: Ask, api: Api, words: Sequence[str]) -> None:
     assert ran.code == 69
     assert ran.err.startswith("error R3-NODE-003: nothing answers at http://127.0.0.1:")
     assert "`r3mes run`" in ran.err
+
+
+@pytest.mark.parametrize(("words", "stdin"), [(("chat", "caf\udce9"), ""), (("chat",), "\udce9")])
+async def test_chat_of_what_is_no_utf8(
+    ask: Ask, api: Api, words: Sequence[str], stdin: str
+) -> None:
+    ran = await ask(*words, stdin=stdin)
+    assert ran.code == 2
+    assert ran.err.startswith("error R3-REQ-001: the question is not text in UTF-8. ")
+    assert api.gateway.requests == []
+
+
+async def test_chat_while_the_model_is_loaded(
+    ask: Ask, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.gateway, "models", _no_models)
+    ran = await ask("chat", "Hi")
+    assert ran.code == 66
+    api.state.reasons = ["model tiny: loading"]
+    ran = await ask("chat", "Hi")
+    assert ran.code == 75
+    assert ran.err.startswith("error R3-NODE-002: no model can be asked yet: model tiny: loading. ")
+
+
+async def _no_models() -> list[ModelEntry]:
+    return []
 
 
 async def test_wrong_key(ask: Ask, cli: Cli) -> None:
