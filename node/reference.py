@@ -6,6 +6,7 @@ from pathlib import Path
 
 from r3mes.config.reference import config_page
 from r3mes.errors import REGISTRY
+from r3mes.node.cli.reference import cli_page
 from r3mes.node.metrics.reference import metrics_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -31,6 +32,7 @@ def main() -> None:
     """Rewrite the pages in the checkout."""
     (DOCS / "errors.md").write_text(errors_page())
     (DOCS / "config.md").write_text(config_page())
+    (DOCS / "cli.md").write_text(cli_page())
     (DOCS / "metrics.md").write_text(metrics_page())
 
 

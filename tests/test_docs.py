@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from r3mes.errors import REGISTRY
+from r3mes.node.cli.reference import cli_page
 from r3mes.node.metrics.reference import metrics_page
 from r3mes.node.reference import errors_page
 
@@ -27,6 +28,10 @@ def test_paths_and_links_of_a_page_exist(page: Path) -> None:
 
 def test_every_error_is_documented() -> None:
     assert (ROOT / "docs/errors.md").read_text() == errors_page()
+
+
+def test_every_command_is_documented() -> None:
+    assert (ROOT / "docs/cli.md").read_text() == cli_page(), "run python -m r3mes.node.reference"
 
 
 def test_every_metric_is_documented() -> None:

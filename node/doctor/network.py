@@ -29,7 +29,8 @@ def dial_back(subject: Subject) -> Finding:
 def listen_addresses(subject: Subject) -> list[str]:
     """Every ``host:port`` that the node will listen on."""
     config = subject.config
-    return [config.api.listen, *config.p2p.listen]
+    metrics = [config.metrics.listen] if config.metrics.listen else []
+    return [config.api.listen, *config.p2p.listen, *metrics]
 
 
 def not_free(address: str) -> str:

@@ -32,6 +32,7 @@ def node(cli: Cli) -> Cli:
     cli.datadir.mkdir(mode=0o700)
     (cli.datadir / "config.toml").write_text(
         '[api]\nlisten = "127.0.0.1:0"\n[p2p]\nlisten = ["127.0.0.1:0"]\n'
+        '[metrics]\nlisten = "127.0.0.1:0"\n'
     )
     assert cli("init").code == 0
     return cli
