@@ -11,6 +11,7 @@ from r3mes.actors.bans import Ban, Bans
 from r3mes.actors.router import Peer, RouterClient
 from r3mes.errors import BadRequest, ConfigError, NotFound
 from r3mes.ids import PeerId
+from r3mes.node.audit import audit
 from r3mes.node.network import Network
 from r3mes.p2p.addresses import parse_peer_address
 from r3mes.p2p.host import PeerConnection
@@ -130,6 +131,7 @@ class Peers:
             BadRequest: no peer id, this node's own, or a value out of range.
         """
         ban = await self._bans.add(peer, ttl_s=ttl_s, reason=reason)
+        audit("peer_banned", peer=peer, for_s=ttl_s, reason=reason)
         if peer in self._network.connected():
             await self._network.disconnect(peer)
         return ban
@@ -141,6 +143,7 @@ class Peers:
             NotFound: it is not banned.
         """
         await self._bans.lift(peer)
+        audit("peer_unbanned", peer=peer)
 
     def bans(self) -> Sequence[Ban]:
         """The bans in force, the newest first."""

@@ -16,8 +16,9 @@ import trio
 from r3mes.chain.keys.keystore import open_keystore, read_address
 from r3mes.chain.keys.signing import SECP256K1
 from r3mes.chain.keys.wallet import Wallet
-from r3mes.errors import WalletLocked
+from r3mes.errors import WalletError, WalletLocked
 from r3mes.ids import Address
+from r3mes.node.audit import audit
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +69,19 @@ class Vault:
         """
         async with self._one_at_a_time:
             attempt = partial(open_keystore, self._path, passphrase)
-            self._wallet = await trio.to_thread.run_sync(attempt)
+            try:
+                self._wallet = await trio.to_thread.run_sync(attempt)
+            except WalletError as error:
+                audit("wallet_unlock_failed", wallet=self.address, why=error.kind.code)
+                raise
+        audit("wallet_opened", wallet=self.address, for_s=ttl_s)
         self._closes_at = inf if ttl_s is None else trio.current_time() + ttl_s
         logger.warning("the wallet %s is open", self.address)
 
     def lock(self) -> None:
         """Forget the key; answers that are being written end without a receipt."""
         if self._wallet is not None:
+            audit("wallet_locked", wallet=self.address)
             logger.warning("the wallet %s is locked", self.address)
         self._wallet, self._closes_at = None, inf
 

@@ -12,13 +12,14 @@ from r3mes.config.load import Loaded, served_name
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there
 from r3mes.config.sources import flag_settings
-from r3mes.errors import ConfigError
+from r3mes.errors import ConfigError, WalletError
 from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
 from r3mes.node.cli.output import say, show
 from r3mes.node.cli.session import session
 
 if TYPE_CHECKING:
+    from r3mes.chain.keys.wallet import Wallet
     from r3mes.node.running import Running
     from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
@@ -56,12 +57,15 @@ def run(
 def _run(loaded: Loaded, command: str) -> int:
     """Run the daemon in this process; its exit status."""
     config = loaded.config
-    key, vault = _identity(config)
 
-    from r3mes.node.app import run_node
+    from r3mes.node.audit import keep_audit_log
     from r3mes.node.logs import set_up
 
     set_up(config.log)
+    keep_audit_log(config.node.datadir)
+    key, vault = _identity(config)
+
+    from r3mes.node.app import run_node
 
     def on_ready(running: Running) -> None:
         show(banner(running, config, command))
@@ -76,7 +80,6 @@ def _identity(config: Config) -> tuple[NodeKey, Vault]:
 
     The wallet is opened, unless there is neither a passphrase nor anybody to ask for it.
     """
-    from r3mes.chain.keys.keystore import open_keystore
     from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
 
@@ -87,8 +90,21 @@ def _identity(config: Config) -> tuple[NodeKey, Vault]:
     secret = passphrase.stored(config)
     if secret is None and passphrase.is_terminal():
         secret = passphrase.existing(None)
-    wallet = None if secret is None else open_keystore(wallet_file, secret)
+    wallet = None if secret is None else _open(wallet_file, secret)
     return NodeKey.load_or_create(key_file), Vault(wallet_file, wallet)
+
+
+def _open(wallet_file: Path, secret: str) -> Wallet:
+    from r3mes.chain.keys.keystore import open_keystore
+    from r3mes.node.audit import audit
+
+    try:
+        wallet = open_keystore(wallet_file, secret)
+    except WalletError as error:
+        audit("wallet_unlock_failed", wallet=wallet_file.stem, why=error.kind.code)
+        raise
+    audit("wallet_opened", wallet=wallet.address)
+    return wallet
 
 
 def banner(running: Running, config: Config, command: str) -> str:

@@ -93,6 +93,7 @@ def backup(
 ) -> None:
     """Show a wallet's words once, to be written on paper, and check some of them."""
     from r3mes.chain.keys.keystore import open_keystore
+    from r3mes.node.audit import audit, keep_audit_log
 
     config = session(context).load().config
     name = name or config.wallet.name
@@ -105,7 +106,10 @@ def backup(
         )
     stored = passphrase.stored_passphrase_file(config) if name == config.wallet.name else None
     secret = passphrase.existing(passphrase_file or stored)
-    _show_words(open_keystore(path, secret).reveal_words().split())
+    wallet = open_keystore(path, secret)
+    keep_audit_log(config.node.datadir)
+    audit("wallet_words_shown", wallet=wallet.address)
+    _show_words(wallet.reveal_words().split())
     show(f"Backup recorded {record_backup(config, name)}.")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from math import inf
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from pjrpc.server.dispatcher import AsyncExecutor
 from pjrpc.server.typedefs import AsyncHandlerType
 
 from r3mes.errors import CallMalformed, Forbidden, MethodNotFound, R3mesError
+from r3mes.node.audit import audit
 from r3mes.node.http.ports import ApiKey
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.messages import (
@@ -33,6 +35,9 @@ from r3mes.node.rpc.messages import (
 from r3mes.node.rpc.method import Method, methods_of
 from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.rpc.params import Params, ParamsFactory
+
+NOTED_EVERY_S = 60.0
+"""How often at most the audit log notes the same method of the same key: some only look."""
 
 PARALLEL = 16
 """Calls of one batch that run side by side."""
@@ -76,6 +81,7 @@ class Dispatcher(AsyncDispatcher[Context]):
     def __init__(self, *namespaces: object) -> None:
         super().__init__(executor=TrioExecutor(), middlewares=[self._guard])
         self.methods: Mapping[str, Method] = _by_name([RpcMethods(self), *namespaces])
+        self._noted: dict[tuple[str, str | None], float] = {}
         registry = MethodRegistry(ParamsFactory())
         for name, method in self.methods.items():
             context = Params(method.call).context
@@ -115,6 +121,7 @@ class Dispatcher(AsyncDispatcher[Context]):
         """The key's scope before anything else, and every failure in our form."""
         try:
             self._allow(request.method, context.key)
+            self._audit(self.methods[request.method], context.key)
             return await handler(request, context)
         except Exception as error:  # noqa: BLE001  crash boundary: every failure has an answer
             raise rpc_error(error) from None
@@ -128,6 +135,13 @@ class Dispatcher(AsyncDispatcher[Context]):
                 f"the key {key.name!r} lacks the scope {method.scope!r}, which {name} needs",
                 do="use a key that has it, or the admin socket on the node's machine",
             )
+
+    def _audit(self, method: Method, key: ApiKey) -> None:
+        """Note who uses what may change the node or its money; what it changed has own events."""
+        called, now = (method.name, key.id), trio.current_time()
+        if method.scope in "aw" and now - self._noted.get(called, -inf) >= NOTED_EVERY_S:
+            self._noted[called] = now
+            audit("rpc_called", method=method.name, scope=method.scope, by=key.name, key=key.id)
 
 
 def _by_name(namespaces: Sequence[object]) -> dict[str, Method]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
@@ -13,6 +15,7 @@ import trio
 
 from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
+from r3mes.node.audit import FILE, _events, keep_audit_log
 from r3mes.node.http import server
 from r3mes.node.http.app import build_app
 from r3mes.node.http.server import HttpServer
@@ -199,6 +202,20 @@ class Api:
         async with stream:
             await stream.send_all(data)
             return b"".join([part async for part in stream])
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The events of the audit log so far, without their times."""
+    keep_audit_log(tmp_path)
+
+    def read() -> list[dict[str, Any]]:
+        path = tmp_path / FILE
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [{k: v for k, v in json.loads(line).items() if k != "at"} for line in lines]
+
+    yield read
+    _events.handlers.clear()
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -81,7 +82,9 @@ async def peers(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Peers]:
             yield Peers(own, RouterClient(mailbox), bans)
 
 
-async def test_a_peer_is_connected_seen_banned_and_let_in_again(peers: Peers, bob: Network) -> None:
+async def test_a_peer_is_connected_seen_banned_and_let_in_again(
+    peers: Peers, bob: Network, audited: Callable[[], list[dict[str, Any]]]
+) -> None:
     connected = await peers.connect(bob.addrs[0])
     assert connected.peer_id == bob.peer_id
     assert connected.rtt_ms > 0
@@ -105,6 +108,8 @@ async def test_a_peer_is_connected_seen_banned_and_let_in_again(peers: Peers, bo
     assert [(ban.peer_id, ban.reason) for ban in peers.bans()] == [(bob.peer_id, "floods us")]
 
     await peers.unban(bob.peer_id)
+    banned = {"event": "peer_banned", "peer": bob.peer_id, "reason": "floods us"}
+    assert audited() == [banned, {"event": "peer_unbanned", "peer": bob.peer_id}]
     await bob.dial(peers._network.addrs)
     (seen,) = await peers.shown()
     assert seen.direction == "inbound"

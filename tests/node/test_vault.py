@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import trio
@@ -15,6 +17,7 @@ from r3mes.chain.keys.wallet import Wallet
 from r3mes.errors import PassphraseWrong, WalletLocked, WalletMissing
 from r3mes.node.vault import Vault
 
+Audited: TypeAlias = Callable[[], list[dict[str, Any]]]
 WALLET = Wallet(" ".join(["abandon"] * 23 + ["art"]))
 
 
@@ -77,3 +80,17 @@ def test_a_wallet_that_was_opened_before(path: Path, tmp_path: Path) -> None:
     assert Vault(path, WALLET).pub == WALLET.pub
     with pytest.raises(WalletMissing):
         Vault(tmp_path / "nowhere.json")
+
+
+async def test_who_tries_to_open_it_is_in_the_audit_log(path: Path, audited: Audited) -> None:
+    vault = Vault(path)
+    with pytest.raises(PassphraseWrong):
+        await vault.unlock("wrong horse")
+    await vault.unlock("correct horse", ttl_s=60)
+    vault.lock()
+    vault.lock()
+    assert audited() == [
+        {"event": "wallet_unlock_failed", "wallet": WALLET.address, "why": "passphrase_wrong"},
+        {"event": "wallet_opened", "wallet": WALLET.address, "for_s": 60},
+        {"event": "wallet_locked", "wallet": WALLET.address},
+    ]
