@@ -183,7 +183,7 @@ class Gateway:
         wallet: signs requests and countersigns receipts.
         ledger: keeps the receipts.
         chain_id: goes into every signed request.
-        max_price: the most that one answer may cost, in uremes.
+        max_price: the most that one answer may cost, in uremes; may be changed at any time.
         now_ms: wall clock, unix milliseconds.
         doorway: counts the answers in flight and is closed when the node drains.
         tell: told what happens to requests.
@@ -206,7 +206,7 @@ class Gateway:
         self._tell = tell
         self._own, self._connect, self._routes = own, connect, routes
         self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
-        self._max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
+        self.max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
 
     def route(self, peer: PeerId) -> Literal["local", "peer"]:
         """How an answer from ``peer`` comes: ``local`` or ``peer``."""
@@ -327,7 +327,7 @@ class Gateway:
             price_prompt=offer.price_prompt,
             price_completion=offer.price_completion,
         )
-        return min(most, self._max_price)
+        return min(most, self.max_price)
 
     async def settle(self, answer: Answer) -> None:
         """Check the signed end of ``answer``, keep the receipt, countersign.

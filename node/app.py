@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Callable
 from random import Random
 
@@ -42,11 +41,13 @@ from r3mes.errors import (
     StoreNewer,
 )
 from r3mes.ids import PeerId
-from r3mes.node import lifecycle
+from r3mes.node import lifecycle, logs
 from r3mes.node.catalogue import Catalogue
+from r3mes.node.clock import ClockWatch, now_ms
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
+from r3mes.node.http.guards import Allowed
 from r3mes.node.lan import Lan
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.looking import Looking
@@ -54,6 +55,7 @@ from r3mes.node.metrics.page import build_page
 from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
 from r3mes.node.peers import Peers
+from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.model import ModelMethods
@@ -78,25 +80,22 @@ ADMIN_SOCKET = "admin.sock"
 ADMIN_DRAIN_S = 2.0
 
 
-def now_ms() -> int:
-    """The wall clock, in unix milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 class Node:
     """All parts of a node, wired; `root` runs them.
 
     Args:
-        config: checked.
+        reload: the configuration, and what changes in it later.
         key: the node's identity between nodes.
         vault: signs requests, answers and receipts, once it is open.
         on_ready: called each time the whole tree is up.
     """
 
     def __init__(
-        self, config: Config, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
+        self, reload: Reload, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
     ) -> None:
-        self._config, self.vault, self._on_ready = config, vault, on_ready
+        config = reload.config
+        self._config, self.reload = config, reload
+        self.vault, self._on_ready = vault, on_ready
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
         registry = CollectorRegistry()
         self._counting = Counting(registry, [served_name(model) for model in config.models])
@@ -118,8 +117,10 @@ class Node:
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
         self.canary = Canary(on_wake=self._counting.woke)
+        self.clock = ClockWatch()
         self.state = State(
-            config=config,
+            reload=reload,
+            clock=self.clock,
             vault=vault,
             store=self.store,
             network=self.network,
@@ -131,6 +132,7 @@ class Node:
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self.rpc = self._rpc()
         self._gateway = self._gateway_of()
+        self._allowed = Allowed(config.api.allowed_hosts, config.api.allowed_origins)
         self.api = self._api()
         self.admin = self._admin()
         self.heartbeat = Heartbeat(
@@ -145,9 +147,31 @@ class Node:
             key="metrics.listen",
         )
         self.work, self.surface = self._work(), self._surface()
+        self._follow_changes()
         self.root = Supervisor(
             "root", self._children(), strategy=Strategy.REST_FOR_ONE, intensity=3, period=60.0
         )
+
+    def _follow_changes(self) -> None:
+        """What of the configuration may change while the node runs, and who takes it over."""
+        live = self.reload.live
+        for key in ("log.level", "log.format"):
+            live(key, _set_up_log)
+        for key in ("api.allowed_hosts", "api.allowed_origins"):
+            live(key, self._allow)
+        live("limits.queue", self._let_wait)
+        live("wallet.max_price_uremes", self._limit_price)
+        live("models", lambda config: self._models.price(config.models))
+
+    def _allow(self, config: Config) -> None:
+        self._allowed.allow(config.api.allowed_hosts, config.api.allowed_origins)
+
+    def _let_wait(self, config: Config) -> None:
+        for actor in self._actors:
+            actor.board.admission.depth = config.limits.queue
+
+    def _limit_price(self, config: Config) -> None:
+        self._gateway.max_price = config.wallet.max_price_uremes
 
     def _hello(self) -> Hello:
         """While the wallet is locked nobody vouches for this node, and it offers nothing."""
@@ -212,8 +236,7 @@ class Node:
             state=self.state,
             rpc=self.rpc,
             max_body_bytes=api.max_body_bytes,
-            allowed_hosts=api.allowed_hosts,
-            allowed_origins=api.allowed_origins,
+            allowed=self._allowed,
             heard=self._counting.answered,
         )
         return HttpChild(
@@ -276,7 +299,8 @@ class Node:
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
-        return Supervisor("work", [*models, router, *lan, canary])
+        clock = ChildSpec("clock", self.clock.run)
+        return Supervisor("work", [*models, router, *lan, canary, clock])
 
     def _surface(self) -> Supervisor:
         """What answers programs; admin socket and metrics also while the API drains."""
@@ -339,23 +363,27 @@ class Node:
             remove_running(datadir)
 
 
+def _set_up_log(config: Config) -> None:
+    logs.set_up(config.log)
+
+
 def run_node(
-    config: Config, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
+    reload: Reload, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
 ) -> int:
     """Run a node until it is told to stop; its result is the exit status of the process.
 
     Args:
-        config: checked.
+        reload: the configuration, and what changes in it later.
         key: the node's identity between nodes.
         vault: the wallet, opened or not.
         on_ready: called when the node is up, with its addresses.
     """
 
     async def main() -> int:
-        node = Node(config, key, vault, on_ready)
-        handles = lifecycle.Handles(status=node.state.line, heartbeat=node.heartbeat)
+        node = Node(reload, key, vault, on_ready)
+        handles = lifecycle.Handles(node.state.line, node.heartbeat, reload.reload)
         return await lifecycle.serve(
-            node.root, drain_timeout=config.limits.drain_seconds, handles=handles
+            node.root, drain_timeout=reload.config.limits.drain_seconds, handles=handles
         )
 
     return lifecycle.run(main)

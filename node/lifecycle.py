@@ -124,7 +124,12 @@ class _Process:
         if self._handles.reload is None or self._stopping.is_set():
             return
         notify(reloading())
-        await self._handles.reload()
+        try:
+            await self._handles.reload()
+        except R3mesError:
+            pass  # the log says what is wrong; the node goes on as it was
+        except Exception:  # crash boundary: a signal must not end the node
+            logger.exception("reloading failed")
         if self._ready.is_set():
             notify("READY=1", f"STATUS={self._line()}")
 

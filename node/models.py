@@ -21,8 +21,12 @@ class OwnModels:
     """The models of this node: what it offers, and how serving has them write."""
 
     def __init__(self, models: Sequence[Model], inference: InferenceClient) -> None:
-        self._prices = {served_name(model): model for model in models}
         self._inference = inference
+        self.price(models)
+
+    def price(self, models: Sequence[Model]) -> None:
+        """Take the prices from these from now on; answers under way keep theirs."""
+        self._prices = {served_name(model): model for model in models}
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """Of the models that are ready."""

@@ -14,10 +14,11 @@ from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.router import Peer, RouterClient
 from r3mes.actors.store import SCHEMA, Store
-from r3mes.config.schema import Config
 from r3mes.node.backup.record import last_backup
 from r3mes.node.cli.backup import is_backed_up
+from r3mes.node.clock import ClockWatch
 from r3mes.node.network import Network
+from r3mes.node.reload import Reload
 from r3mes.node.vault import Vault
 
 
@@ -66,7 +67,8 @@ class State:
     def __init__(
         self,
         *,
-        config: Config,
+        reload: Reload,
+        clock: ClockWatch,
         vault: Vault,
         store: Store,
         network: Network,
@@ -74,7 +76,7 @@ class State:
         router: RouterClient,
         canary: Canary,
     ) -> None:
-        self._config, self._vault, self._store = config, vault, store
+        self._reload, self._clock, self._vault, self._store = reload, clock, vault, store
         self._network, self._inference, self._router = network, inference, router
         self._canary = canary
         self._started = trio.current_time()
@@ -90,7 +92,7 @@ class State:
         return NodeInfo(
             peer_id=self._network.peer_id,
             version=version("r3mes"),
-            network=self._config.node.chain_id,
+            network=self._reload.config.node.chain_id,
             started_at=self._started_at,
             schema=SCHEMA,
             addrs=list(self._network.addrs),
@@ -130,6 +132,17 @@ class State:
             ]
         )
 
+    def _warnings(self) -> list[str]:
+        """What does not keep the node from answering, and should be seen to all the same."""
+        found = []
+        if not self._reload.last_ok:
+            found.append("the configuration that was to be reloaded is wrong: r3mes config check")
+        if self._reload.needs_restart:
+            found.append(f"a restart is needed for {', '.join(self._reload.needs_restart)}")
+        if (jump := self._clock.last) is not None:
+            found.append(str(jump))
+        return found
+
     async def _without_model(self) -> str | None:
         """Why no model can be asked for; None if one can."""
         boards = self._inference.boards()
@@ -154,7 +167,7 @@ class State:
             "ready": not reasons,
             "reasons": reasons,
             "version": version("r3mes"),
-            "chain_id": self._config.node.chain_id,
+            "chain_id": self._reload.config.node.chain_id,
             "peer_id": self._network.peer_id,
             "addrs": list(self._network.addrs),
             "uptime_s": round(trio.current_time() - self._started, 1),
@@ -163,15 +176,16 @@ class State:
             "load": {
                 "running": sum(board.running for board in boards),
                 "queued": sum(board.waiting for board in boards),
-                "slots": self._config.limits.slots * len(self._config.models),
+                "slots": self._reload.config.limits.slots * len(self._reload.config.models),
             },
             "peers": [_peer(peer) for peer in await self._router.peers()],
             "wallet": {
                 "address": self._vault.address,
                 "locked": not self._vault.is_open,
-                "backed_up": is_backed_up(self._config, self._config.wallet.name),
+                "backed_up": is_backed_up(self._reload.config, self._reload.config.wallet.name),
             },
-            "last_backup_at": last_backup(self._config.node.datadir),
+            "last_backup_at": last_backup(self._reload.config.node.datadir),
+            "warnings": self._warnings(),
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
 

@@ -20,11 +20,11 @@ class Admission:
     """Decides by the state of the queue; keeps the mean service time.
 
     Args:
-        depth: most requests that wait, whatever their deadlines.
+        depth: most requests that wait, whatever their deadlines; may be changed at any time.
     """
 
     def __init__(self, depth: int) -> None:
-        self._depth = depth
+        self.depth = depth
         self._service_s: float | None = None
         self._load_s = 0.0
 
@@ -56,7 +56,7 @@ class Admission:
         most = min(
             patience_s, max(patience_s * SHARE_OF_DEADLINE, (self._service_s or 0.0) / slots)
         )
-        if waiting >= self._depth or wait > most:
+        if waiting >= self.depth or wait > most:
             raise Overloaded(
                 f"{waiting} requests wait and {running} are answered, about {wait:.1f} s of work",
                 retry_after_s=max(MINIMUM_RETRY_S, wait - most),

@@ -28,6 +28,12 @@ def _stopping(status: Status) -> Advice | None:
     return None
 
 
+def _locked(status: Status) -> Advice | None:
+    if status["wallet"].get("locked"):
+        return Advice("the wallet is locked: nothing is answered", "r3mes wallet unlock")
+    return None
+
+
 def _model_failed(status: Status) -> Advice | None:
     for model in status["models"]:
         if model["state"] == "failed":
@@ -64,6 +70,7 @@ def _backup(status: Status) -> Advice | None:
 
 QUESTIONS: tuple[Callable[[Status], Advice | None], ...] = (
     _stopping,
+    _locked,
     _model_failed,
     _loading,
     _not_ready,

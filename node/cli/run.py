@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r3mes.config.load import Loaded, served_name
+from r3mes.config.load import served_name
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there
 from r3mes.config.sources import flag_settings
@@ -20,6 +20,7 @@ from r3mes.node.cli.session import session
 
 if TYPE_CHECKING:
     from r3mes.chain.keys.wallet import Wallet
+    from r3mes.node.reload import Reload
     from r3mes.node.running import Running
     from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
@@ -39,6 +40,9 @@ def run(
     ] = None,
 ) -> None:
     """Run the node; Ctrl-C drains it."""
+    from r3mes.node.clock import now_ms
+    from r3mes.node.reload import Reload
+
     flags: dict[str, object] = {
         "api.listen": listen,
         "p2p.listen": p2p_listen,
@@ -48,15 +52,15 @@ def run(
         **flag_settings(setting or ()),
     }
     current = session(context)
-    loaded = current.load(flags)
+    reload = Reload(current.load(flags), lambda: current.load(flags), now_ms=now_ms)
     options = (("--datadir", current.datadir), ("--config", current.config))
     given = [f" {option} {quoted(path)}" for option, path in options if path]
-    raise typer.Exit(_run(loaded, "r3mes" + "".join(given)))
+    raise typer.Exit(_run(reload, "r3mes" + "".join(given)))
 
 
-def _run(loaded: Loaded, command: str) -> int:
+def _run(reload: Reload, command: str) -> int:
     """Run the daemon in this process; its exit status."""
-    config = loaded.config
+    config = reload.config
 
     from r3mes.node.audit import keep_audit_log
     from r3mes.node.logs import set_up
@@ -72,7 +76,7 @@ def _run(loaded: Loaded, command: str) -> int:
         if not vault.is_open:
             say(f"The wallet is locked: no request is answered.   next: {command} wallet unlock")
 
-    return run_node(config, key, vault, on_ready)
+    return run_node(reload, key, vault, on_ready)
 
 
 def _identity(config: Config) -> tuple[NodeKey, Vault]:

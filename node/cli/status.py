@@ -38,6 +38,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield (f"Load     {load['running']} running · {load['queued']} queued · {load['slots']} slots")
     yield f"Peers    {len(found['peers'])}"
     yield f"Wallet   {found['wallet']['address']}"
+    for warning in found.get("warnings", ()):
+        yield f"Warning  {warning}"
     if advice := advise(found):
         yield f"Next     {advice.do}   ({advice.why})"
 

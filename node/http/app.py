@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from importlib.metadata import version
 from typing import Annotated
 
@@ -19,7 +18,7 @@ from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.counted import Counted, Heard, unheard
 from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
 from r3mes.node.http.faults import bad_request
-from r3mes.node.http.guards import BodyLimit, Origins, RequestId
+from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
 from r3mes.node.rpc.dispatcher import Dispatcher
@@ -40,14 +39,13 @@ def build_app(
     state: NodeState,
     rpc: Dispatcher,
     max_body_bytes: int = MAX_BODY_BYTES,
-    allowed_hosts: Collection[str] = (),
-    allowed_origins: Collection[str] = (),
+    allowed: Allowed | None = None,
     heard: Heard = unheard,
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
     app = build_routes(gateway, state, rpc)
     limited = BodyLimit(app, max_body_bytes)
-    ours = Origins(limited, hosts=allowed_hosts, origins=allowed_origins)
+    ours = Origins(limited, allowed)
     routes = [route for router in ROUTERS for route in router.routes]
     return Counted(RequestId(Auth(ours, keyring)), routes, heard)
 

@@ -45,20 +45,28 @@ class RequestId:
         await self._app({**scope, "r3mes.request_id": request_id}, receive, send_with_id)
 
 
-class Origins:
-    """Refuses a ``Host`` that is not ours and an ``Origin`` from elsewhere.
+class Allowed:
+    """Who may ask besides loopback and this node's own page; may change while the node runs.
 
     Args:
-        hosts: names, without port, under which the API may be asked besides loopback.
+        hosts: names, without port, under which the API may be asked.
         origins: origins, such as ``https://chat.example``, that may call it from a browser.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str] = (), origins: Collection[str] = ()
-    ) -> None:
-        self._app = app
-        self._hosts = LOOPBACK | {host.lower() for host in hosts}
-        self._origins = frozenset(origins)
+    def __init__(self, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
+        self.allow(hosts, origins)
+
+    def allow(self, hosts: Collection[str], origins: Collection[str]) -> None:
+        """Allow these from now on, and no others."""
+        self.hosts = LOOPBACK | {host.lower() for host in hosts}
+        self.origins = frozenset(origins)
+
+
+class Origins:
+    """Refuses a ``Host`` that is not ours and an ``Origin`` from elsewhere."""
+
+    def __init__(self, app: ASGIApp, allowed: Allowed | None = None) -> None:
+        self._app, self._allowed = app, allowed or Allowed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._fault(scope)) is not None:
@@ -68,12 +76,16 @@ class Origins:
 
     def _fault(self, scope: Scope) -> Forbidden | None:
         host, origin = header(scope, b"host"), header(scope, b"origin")
-        if _name(f"//{host or ''}") not in self._hosts:
+        if _name(f"//{host or ''}") not in self._allowed.hosts:
             return Forbidden(
                 f"the request is addressed to the host {host!r}, which is not this node",
                 do="use 127.0.0.1, or add the name to api.allowed_hosts",
             )
-        if origin is not None and origin not in self._origins and origin != f"http://{host}":
+        if (
+            origin is not None
+            and origin not in self._allowed.origins
+            and origin != f"http://{host}"
+        ):
             return Forbidden(
                 f"the request comes from a web page of {origin!r}",
                 do="add it to api.allowed_origins if you trust that page",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -176,3 +177,35 @@ def test_the_credential_of_the_unit_opens_the_wallet(
     node = start(credentials=tmp_path / "credentials")
     systemd.until("READY=1")
     assert not node.get("/node/status").json()["wallet"]["locked"]
+
+
+def test_sighup_takes_over_what_can_be_and_refuses_nonsense(
+    start: Callable[..., Daemon], systemd: Systemd
+) -> None:
+    node = start()
+    systemd.until("READY=1")
+
+    def host_is_known() -> bool:
+        asked = httpx.get(f"{node.url}/healthz", headers={"host": "node.example"})
+        return asked.status_code == 200
+
+    assert not host_is_known()
+    node.configure(
+        api={"allowed_hosts": ["node.example"]}, limits={"slots": 2}, log={"level": "debug"}
+    )
+    node.signal(signal.SIGHUP)
+    assert "RELOADING=1" in systemd.until("READY=1")
+    assert host_is_known()
+    said = node.log.read_text()
+    assert "changed: api.allowed_hosts, log.level" in said
+    assert "a restart is needed for: limits.slots" in said
+    assert "limits.slots" in node.get("/node/status").json()["warnings"][0]
+    (node.folder / "config.toml").write_text("[api]\nallowed_hosts = 7\n")
+    node.signal(signal.SIGHUP)
+    systemd.until("READY=1")
+    assert "api.allowed_hosts is 7" in node.log.read_text()
+    assert host_is_known()
+    assert "config check" in node.get("/node/status").json()["warnings"][0]
+    assert node.command("config", "check").returncode == 78
+    node.signal(signal.SIGTERM)
+    assert node.wait() == 0

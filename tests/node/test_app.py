@@ -11,11 +11,14 @@ from r3mes.actors.kernel.supervisor import Strategy, Supervisor
 from r3mes.actors.store import Connection
 from r3mes.actors.store.writer import StoreActor, Write
 from r3mes.chain.keys.wallet import Wallet
+from r3mes.config.load import Loaded
 from r3mes.config.schema import Config
 from r3mes.config.schema import Node as NodeSection
 from r3mes.errors import ActorCrashed
 from r3mes.ids import Address, RequestHash
 from r3mes.node.app import Node
+from r3mes.node.clock import now_ms
+from r3mes.node.reload import Reload
 from r3mes.node.vault import Vault
 from r3mes.p2p.identity import NodeKey
 
@@ -32,7 +35,9 @@ async def test_jobs_that_were_open_when_the_store_died_may_be_asked_for_again(
 ) -> None:
     config = Config(node=NodeSection(datadir=tmp_path))
     vault = Vault(tmp_path / "wallet.json", Wallet.create())
-    node = Node(config, NodeKey(b"n" * 32), vault, lambda running: None)
+    loaded = Loaded(config, tmp_path / "config.toml", {})
+    reload = Reload(loaded, lambda: loaded, now_ms=now_ms)
+    node = Node(reload, NodeKey(b"n" * 32), vault, lambda running: None)
     two = [child for child in node._children() if child.name in ("store", "ledger")]
     tree = Supervisor("store and ledger", two, strategy=Strategy.REST_FOR_ONE)
 
