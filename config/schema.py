@@ -14,7 +14,9 @@ from msgspec import Meta
 
 from r3mes.config.paths import data_directory
 
-ADDRESS = r"^([^\s:]+|\[[0-9a-fA-F:]+\]):\d{1,5}$"
+PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+ADDRESS = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):{PORT}$"
+ORIGIN = r"^https?://[^/\s]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 
 
@@ -72,7 +74,7 @@ class Api(Layer, frozen=True):
         key("Names, besides those of loopback, under which callers may address the API."),
     ] = ()
     allowed_origins: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Meta(pattern=ORIGIN)], ...],
         key("Web origins whose pages may call the API.", "origins, such as https://chat.example"),
     ] = ()
     insecure: Annotated[
