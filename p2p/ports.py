@@ -7,11 +7,12 @@ a name in the kernel that dies with the process, in the same network namespace a
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from r3mes.errors import PortInUse
+from r3mes.errors import ConfigError, PortInUse
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def hold_port(host: str, port: int) -> Iterator[None]:
     """Keep TCP ``port`` for this process; port 0 needs no holding.
 
     Raises:
-        PortInUse: another program listens there, or the address is not ours.
+        PortInUse: another program listens there.
+        ConfigError: the address is not one of this machine.
     """
     if port == 0:
         yield
@@ -34,6 +36,11 @@ def hold_port(host: str, port: int) -> Iterator[None]:
                 probe.bind((host, port))
                 probe.listen()
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(
+                    f"cannot listen on {host} port {port}: this machine has no such address",
+                    do="choose one that `ip address` shows, or 0.0.0.0 for all, in p2p.listen",
+                ) from None
             raise PortInUse(
                 f"cannot listen on {host} port {port}: {error.strerror}",
                 do=f"stop the program that uses it (ss -ltnp 'sport = :{port}') or choose "
