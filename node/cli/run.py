@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +57,7 @@ def run(
     reload = Reload(current.load(flags), lambda: current.load(flags), now_ms=now_ms)
     options = (("--datadir", current.datadir), ("--config", current.config))
     given = [f" {option} {quoted(path)}" for option, path in options if path]
-    raise typer.Exit(_run(reload, "r3mes" + "".join(given)))
+    raise typer.Exit(_run(reload, program(Path(sys.argv[0])) + "".join(given)))
 
 
 def _run(reload: Reload, command: str) -> int:
@@ -143,6 +145,14 @@ def curl(api: str, key_file: Path, model: str) -> str:
             f"http://{api}/v1/chat/completions",
         ]
     )
+
+
+def program(called: Path) -> str:
+    """This program for a shell: by its name, unless only its path (``called``) finds it."""
+    if called.name != "r3mes":
+        return "r3mes"
+    found = shutil.which("r3mes")
+    return "r3mes" if found and Path(found).samefile(called) else quoted(called)
 
 
 def quoted(path: Path) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from r3mes.actors.store import open_store
 from r3mes.node.cli import passphrase
+from r3mes.node.cli.run import program
 
 if TYPE_CHECKING:
     from tests.node.cli.conftest import Cli
@@ -228,6 +229,19 @@ def test_run_beyond_loopback(node: Cli) -> None:
     ran = node("run", "--listen", "0.0.0.0:7331")
     assert ran.code == 78
     assert "flag --listen" in ran.err
+
+
+def test_the_program_is_named_as_a_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "a venv" / "r3mes"
+    own.parent.mkdir()
+    own.touch(mode=0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program(own) == f"'{own}'"
+    assert program(Path("r3mes/node/__main__.py")) == "r3mes"
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert program(own) == "r3mes"
 
 
 def test_two_inits_at_once(tmp_path: Path) -> None:
