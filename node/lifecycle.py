@@ -137,6 +137,7 @@ class _Process:
         self._stopping.set()
         patience = self._drain_timeout if self._ready.is_set() else 0.0
         most = patience + self._root.stop_timeout + GRACE
+        logger.info("stopping: what was accepted may take %g s; again stops at once", patience)
         notify("STOPPING=1", "STATUS=finishing what was accepted", extend(most + GRACE))
         self.scope.deadline = trio.current_time() + patience
         self._root.drain()

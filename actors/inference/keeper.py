@@ -112,6 +112,7 @@ class Keeper:
     async def _employ(self, worker: Worker, directory: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_memory, worker)
+            began = trio.current_time()
             loaded = await self._load(worker, directory)
             # Never many: a start and a cancel for each slot, and pings.
             self._outbox, commands = trio.open_memory_channel[Command](inf)
@@ -119,6 +120,11 @@ class Keeper:
             nursery.start_soon(self._pass_on, worker, commands)
             nursery.start_soon(self._watch_silence, worker)
             await self._employer.loaded(loaded, worker.pid)
+            logger.info(
+                "model %s: loaded in %.1f s, %s in %s on %s",
+                self._settings.name, self._loaded_at - began,
+                loaded.architecture, loaded.dtype, loaded.device,
+            )  # fmt: skip
             while True:
                 report = await worker.receive()
                 self._heard_at = trio.current_time()

@@ -65,6 +65,13 @@ async def test_streams_whole_characters_the_first_token_at_once(toy: Toy) -> Non
     assert (manifest.name, manifest.context) == ("toy", CONTEXT)
 
 
+async def test_a_loaded_model_is_logged(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        async with toy() as client:
+            await answer(client, "say hello")
+    assert [one for one in caplog.messages if one.startswith("model toy: loaded in ")]
+
+
 async def test_ends_before_a_stop_string_that_comes_in_pieces(toy: Toy) -> None:
     async with toy() as client:
         chunks, generation = await ask(client, "say one, two, three", stop=("never", ", th"))
