@@ -152,8 +152,11 @@ class Model(Layer, frozen=True):
     ] = None
 
 
+PER_MINUTE = "0 to 1000000, 0 for no limit"
+
+
 class Limits(Layer, frozen=True):
-    """How much work is taken at a time."""
+    """How much work is taken at a time, and how many requests."""
 
     slots: Annotated[int, key("Answers written at the same time, per model.", ge=1, le=1024)] = 1
     queue: Annotated[
@@ -162,6 +165,21 @@ class Limits(Layer, frozen=True):
     drain_seconds: Annotated[
         float, key("How long answers in flight may go on when the node is stopped.", ge=0, le=3600)
     ] = 60.0
+    rpm_per_key: Annotated[
+        int,
+        key("Requests a minute of one API key that has no rate of its own.", PER_MINUTE,
+            ge=0, le=1_000_000),
+    ] = 6000  # fmt: skip
+    rpm_per_address: Annotated[
+        int,
+        key("Requests a minute from one address, whatever their keys.", PER_MINUTE,
+            ge=0, le=1_000_000),
+    ] = 12_000  # fmt: skip
+    auth_failures_per_address: Annotated[
+        int,
+        key("Requests a minute without a right key from one address; a right key always opens.",
+            PER_MINUTE, ge=0, le=1_000_000),
+    ] = 30  # fmt: skip
 
 
 class Wallet(Layer, frozen=True):

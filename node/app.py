@@ -48,6 +48,7 @@ from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
 from r3mes.node.http.guards import Allowed
+from r3mes.node.http.rates import Rates
 from r3mes.node.lan import Lan
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.looking import Looking
@@ -73,6 +74,8 @@ UNWATCHED_S = 60.0
 """The patience that stands for systemd's where it does not watch."""
 STORE_START_S = 900.0
 """Opening the store checks the whole file, and may migrate it."""
+
+RATES = ("limits.rpm_per_key", "limits.rpm_per_address", "limits.auth_failures_per_address")
 
 ADMIN_SOCKET = "admin.sock"
 """In the data directory, if `api.admin_socket` names no other place."""
@@ -100,6 +103,7 @@ class Node:
         registry = CollectorRegistry()
         self._counting = Counting(registry, [served_name(model) for model in config.models])
         self.store = Store(config.node.datadir, on_commit=self._counting.committed)
+        self.keyring = Keyring(self.store, now_ms=now_ms)
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
@@ -132,6 +136,7 @@ class Node:
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self.rpc = self._rpc()
         self._gateway = self._gateway_of()
+        self._rates = Rates(config.limits)
         self._allowed = Allowed(config.api.allowed_hosts, config.api.allowed_origins)
         self.api = self._api()
         self.admin = self._admin()
@@ -159,12 +164,17 @@ class Node:
             live(key, _set_up_log)
         for key in ("api.allowed_hosts", "api.allowed_origins"):
             live(key, self._allow)
+        for key in RATES:
+            live(key, self._limit_rates)
         live("limits.queue", self._let_wait)
         live("wallet.max_price_uremes", self._limit_price)
         live("models", lambda config: self._models.price(config.models))
 
     def _allow(self, config: Config) -> None:
         self._allowed.allow(config.api.allowed_hosts, config.api.allowed_origins)
+
+    def _limit_rates(self, config: Config) -> None:
+        self._rates.limits = config.limits
 
     def _let_wait(self, config: Config) -> None:
         for actor in self._actors:
@@ -232,11 +242,13 @@ class Node:
         api = self._config.api
         app = build_app(
             gateway=self._gateway,
-            keyring=Keyring(self.store, now_ms=now_ms),
+            keyring=self.keyring,
             state=self.state,
             rpc=self.rpc,
             max_body_bytes=api.max_body_bytes,
             allowed=self._allowed,
+            rates=self._rates,
+            key_file=api.key_file,
             heard=self._counting.answered,
         )
         return HttpChild(

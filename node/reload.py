@@ -18,6 +18,7 @@ import trio
 from r3mes.config.load import Loaded, all_keys, served_name, value_of
 from r3mes.config.schema import Config, Model
 from r3mes.errors import R3mesError
+from r3mes.node.audit import audit
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,12 @@ class Reload:
             except R3mesError as error:
                 logger.error("configuration not reloaded, all stays as it was: %s", error)  # noqa: TRY400
                 self.last_ok, self.last_at_ms = False, self._now_ms()
+                audit("config_refused", why=error.detail)
                 raise
         self.last_ok, self.last_at_ms = True, self._now_ms()
         self.needs_restart = done.needs_restart
+        needed = ", ".join(done.needs_restart) or None
+        audit("config_reloaded", changed=", ".join(done.changed), needs_restart=needed)
         logger.warning("configuration reloaded; changed: %s", _listed(done.changed))
         if done.needs_restart:
             logger.warning("a restart is needed for: %s", _listed(done.needs_restart))

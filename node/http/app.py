@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -21,6 +22,7 @@ from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
+from r3mes.node.http.rates import Rates
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.routes import rpc_routes
 
@@ -38,6 +40,8 @@ def build_app(
     keyring: Keyring,
     state: NodeState,
     rpc: Dispatcher,
+    rates: Rates,
+    key_file: Path,
     max_body_bytes: int = MAX_BODY_BYTES,
     allowed: Allowed | None = None,
     heard: Heard = unheard,
@@ -46,8 +50,9 @@ def build_app(
     app = build_routes(gateway, state, rpc)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, allowed)
+    known = Auth(ours, keyring, rates, key_file=key_file)
     routes = [route for router in ROUTERS for route in router.routes]
-    return Counted(RequestId(Auth(ours, keyring)), routes, heard)
+    return Counted(RequestId(known), routes, heard)
 
 
 def build_admin_app(

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from r3mes.errors import Forbidden, Unauthenticated
+from r3mes.errors import Forbidden, RateLimited, Refused, Unauthenticated
+from r3mes.node.audit import audit
 from r3mes.node.http.asgi import header, send_error
 from r3mes.node.http.errors import as_r3mes_error
 from r3mes.node.http.ports import ApiKey, Keyring
+from r3mes.node.http.rates import Rates, Window, address_of, is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz", "/version"})
 """The only paths that need no key."""
@@ -25,10 +29,18 @@ MAX_HEADER = 256
 
 
 class Auth:
-    """Lets through who shows a key, and remembers which in ``scope["r3mes.key"]``."""
+    """Lets through who shows a key, and remembers which in ``scope["r3mes.key"]``.
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
-        self._app, self._keyring = app, keyring
+    Wrong keys are counted by address and too many of them refused, but never a right one: on this
+    machine every program comes from the same address.
+
+    Args:
+        rates: of keys and addresses.
+        key_file: what callers from this machine, who may read it, are told of.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, rates: Rates, *, key_file: Path) -> None:
+        self._app, self._keyring, self._rates, self._key_file = app, keyring, rates, key_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN):
@@ -40,11 +52,54 @@ class Auth:
 
     async def _with_key(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            key = await self._keyring.check(bearer(scope))
+            key = await self._key_of(scope)
         except Exception as error:  # noqa: BLE001  whatever fails here must refuse
             await send_error(send, as_r3mes_error(error))
+            return
+        window = self._rates.of_key(key)
+        if window is not None:
+            send = window.telling(send)
+        if window is not None and window.exceeded:
+            await send_error(send, _too_many(window, f"the key {key.name!r}"))
         else:
             await self._app({**scope, "r3mes.key": key}, receive, send)
+
+    async def _key_of(self, scope: Scope) -> ApiKey:
+        address = address_of(scope)
+        window = self._rates.of_address(address)
+        if window is not None and window.exceeded:
+            raise _too_many(window, f"the address {address}")
+        try:
+            return await self._keyring.check(bearer(scope))
+        except Unauthenticated as error:
+            raise self._failed(scope, address, error) from None
+
+    def _failed(self, scope: Scope, address: str, error: Unauthenticated) -> Refused:
+        """What the caller is told; noted for the operator as long as there are not too many."""
+        do = self._advice() if is_loopback(scope) else None
+        window = self._rates.of_failures(address)
+        if window is not None and window.exceeded:
+            what = f"{window.limit} requests from {address} came without a right key in a minute"
+            return RateLimited(f"{what}; of this one: {error.detail}", do=do,
+                               retry_after_s=window.reset_s)  # fmt: skip
+        last = True if window is not None and window.remaining == 0 else None
+        audit("auth_failed", address=address, why=error.detail, path=scope["path"],
+              request=scope.get("r3mes.request_id"), limited_from_now=last)  # fmt: skip
+        return Unauthenticated(error.detail, do=do)
+
+    def _advice(self) -> str:
+        return (
+            f"send the key in {self._key_file} as 'Authorization: Bearer …'; `r3mes keys list` "
+            "shows which there are, `r3mes keys create` makes one"
+        )
+
+
+def _too_many(window: Window, who: str) -> RateLimited:
+    return RateLimited(
+        f"{who} sent more than {window.limit} requests in a minute",
+        do=f"try again in {ceil(window.reset_s)} s",
+        retry_after_s=window.reset_s,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@
     + AlreadyAnswered     the same job again; its receipt comes along
     + PriceExceeded       the answer may cost more than the request allows
     + Overloaded          the queue is full or the deadline cannot be met
+    + RateLimited         more requests than a key or an address may send
     + NoPeer              peers that serve the model exist, none could be used
     + NotReady            starting or draining
   x ConfigError           the configuration is wrong
@@ -276,6 +277,13 @@ class Overloaded(Refused):
 
     kind = Kind("R3-LOAD-001", "overloaded", 503, -32012, 75,
                 "all slots are busy and the queue is full", "try again after the time named here")
+
+
+class RateLimited(Refused):
+    """More requests than the limit, of a key or from an address."""
+
+    kind = Kind("R3-LOAD-002", "rate_limit_exceeded", 429, -32013, 75,
+                "too many requests", "try again after the time named here")
 
 
 class NoPeer(Refused):

@@ -14,14 +14,19 @@ import pytest
 import trio
 
 from r3mes.actors.gateway import ChatRequest
+from r3mes.config.schema import Limits
 from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
 from r3mes.node.audit import FILE, _events, keep_audit_log
 from r3mes.node.http import server
 from r3mes.node.http.app import build_app
+from r3mes.node.http.rates import Rates
 from r3mes.node.http.server import HttpServer
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.state import Check, Health, NodeInfo
+
+KEY_FILE = Path("/home/al/.config/r3mes/api-key")
+UNLIMITED = Limits(rpm_per_key=0, rpm_per_address=0, auth_failures_per_address=0)
 
 
 @dataclass
@@ -186,6 +191,7 @@ class Api:
     state: SmallState
     rpc: Dispatcher
     server: HttpServer
+    rates: Rates
 
     @property
     def url(self) -> str:
@@ -223,16 +229,19 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
     gateway, state = SmallGateway(), SmallState()
     rpc = Dispatcher(NodeMethods(state))
+    rates = Rates(UNLIMITED)
     app = build_app(
         gateway=gateway,
         keyring=SmallKeyring(),
         state=state,
         rpc=rpc,
+        rates=rates,
+        key_file=KEY_FILE,
         max_body_bytes=65536,
     )
     http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
     address = await nursery.start(http.run)
-    yield Api(address, gateway, state, rpc, http)
+    yield Api(address, gateway, state, rpc, http, rates)
     http.drain()
 
 

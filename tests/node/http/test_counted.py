@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import trio
 from starlette.types import Scope
 
+from r3mes.config.schema import Limits
 from r3mes.node.http.app import build_app
 from r3mes.node.http.counted import Counted
+from r3mes.node.http.rates import Rates
 from r3mes.node.rpc.dispatcher import Dispatcher
 from tests.node.conftest import SmallGateway, SmallKeyring, SmallState
 
@@ -20,6 +24,8 @@ async def ask(path: str, *, method: str = "GET", key: str | None = "r3k_both") -
         keyring=SmallKeyring(),
         state=SmallState(),
         rpc=Dispatcher(),
+        rates=Rates(Limits()),
+        key_file=Path("api-key"),
         heard=lambda *answer: heard.append(answer),
     )
     headers = [(b"host", b"localhost")]
