@@ -16,6 +16,7 @@ from typing import Literal, Protocol, Self
 
 import trio
 
+from r3mes.actors.active import Active
 from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
@@ -72,6 +73,7 @@ class ChatRequest:
         max_tokens: most tokens to write; None for as many as fit.
         seed: of the sampling; None for a fresh one.
         key_id: the API key that it came with, for its usage; None from elsewhere.
+        request_id: names it while it is under way; made if it is empty.
     """
 
     model: str
@@ -83,6 +85,7 @@ class ChatRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     key_id: str | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,7 @@ class Gateway:
         max_price: the most that one answer may cost, in uremes; may be changed at any time.
         now_ms: wall clock, unix milliseconds.
         doorway: counts the answers in flight and is closed when the node drains.
+        active: lists them, and lets one be cancelled.
         tell: told what happens to requests.
     """
 
@@ -201,9 +205,10 @@ class Gateway:
         max_price: int,
         now_ms: Callable[[], int],
         doorway: Doorway,
+        active: Active,
         tell: Observer = unobserved,
     ) -> None:
-        self._tell = tell
+        self._active, self._tell = active, tell
         self._own, self._connect, self._routes = own, connect, routes
         self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
         self.max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
@@ -236,9 +241,14 @@ class Gateway:
         Raises:
             ModelNotFound: nobody known serves the model.
             NoPeer: those who serve it could not be used.
+            RequestCancelled: somebody cancelled it by its id.
             R3mesError: what the serving node refused the request with.
         """
-        with Watched(self._tell, "api", request.model) as watched, self._doorway.enter():
+        with (
+            Watched(self._tell, "api", request.model) as watched,
+            self._doorway.enter(),
+            self._active.enter(watched, request.request_id, request.key_id),
+        ):
             async with AsyncExitStack() as stack:
                 answer = await self._first_willing(stack, request, watched)
                 try:

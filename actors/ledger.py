@@ -48,6 +48,39 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a receipt stands among all, the newest first."""
+
+    created_ms: int
+    request_hash: RequestHash
+    role: str
+
+
+def place_of(receipt: Receipt) -> Place:
+    """Where ``receipt`` stands."""
+    return Place(receipt.created_ms, receipt.request_hash, receipt.role)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What receipts add up to.
+
+    Args:
+        earned_uremes: for answers to other nodes, of which there are ``served``.
+        spent_uremes: for answers of other nodes, of which there are ``asked``.
+        unsigned: of those served, without the asking node's signature.
+        local: answers of this node to itself.
+    """
+
+    earned_uremes: int
+    served: int
+    unsigned: int
+    spent_uremes: int
+    asked: int
+    local: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What was answered and paid for one API key, summed over its receipts."""
 
@@ -113,9 +146,23 @@ class Ledger:
         _check_role(receipt, GATEWAY)
         await self._store.tx(partial(_insert, receipt))
 
-    async def receipts(self, *, limit: int = 50, before_ms: int | None = None) -> list[Receipt]:
-        """The newest receipts first, those created before ``before_ms`` if it is given."""
-        return await self._store.read(partial(_newest, limit, before_ms))
+    async def page(
+        self, *, limit: int = 50, since_ms: int = 0, after: Place | None = None
+    ) -> list[Receipt]:
+        """The newest receipts first, those behind ``after`` if it is given.
+
+        What is recorded meanwhile moves nothing: a page goes on where the one before ended.
+        """
+        return await self._store.read(partial(_page, limit, since_ms, after))
+
+    async def totals(self, own: str, *, since_ms: int = 0) -> Totals:
+        """What was earned and spent since then.
+
+        Args:
+            own: this node's peer id; what it answered to itself moves nothing.
+            since_ms: unix milliseconds.
+        """
+        return await self._store.read(partial(_totals, own, since_ms))
 
     async def usage(self, key_id: str, *, since_ms: int = 0) -> Usage:
         """What was answered for an API key since then; nothing for one that does not exist."""
@@ -196,13 +243,27 @@ def read_receipt(connection: Connection, request_hash: RequestHash, role: str) -
     return Receipt(*row) if row else None
 
 
-def _newest(limit: int, before_ms: int | None, connection: Connection) -> list[Receipt]:
+def _page(limit: int, since_ms: int, after: Place | None, connection: Connection) -> list[Receipt]:
+    behind = "AND (created_ms, request_hash, role) < (?, ?, ?)" if after else ""
     rows = connection.execute(
-        f"{_SELECT} WHERE created_ms < coalesce(?, created_ms + 1)"
-        " ORDER BY created_ms DESC, request_hash LIMIT ?",
-        (before_ms, limit),
+        f"{_SELECT} WHERE created_ms >= ? {behind}"
+        " ORDER BY created_ms DESC, request_hash DESC, role DESC LIMIT ?",
+        (since_ms, *(astuple(after) if after else ()), limit),
     )
     return [Receipt(*row) for row in rows]
+
+
+def _totals(own: str, since_ms: int, connection: Connection) -> Totals:
+    row = connection.execute(
+        "SELECT coalesce(sum(price) FILTER (WHERE served), 0), count(*) FILTER (WHERE served),"
+        " count(*) FILTER (WHERE served AND countersignature IS NULL),"
+        " coalesce(sum(price) FILTER (WHERE asked), 0), count(*) FILTER (WHERE asked),"
+        " count(*) FILTER (WHERE peer = ? AND role = 'gateway')"
+        " FROM (SELECT *, role = 'server' AND peer != ? AS served,"
+        " role = 'gateway' AND peer != ? AS asked FROM receipt WHERE created_ms >= ?)",
+        (own, own, own, since_ms),
+    ).fetchone()
+    return Totals(*row)
 
 
 def _usage(key_id: str, since_ms: int, connection: Connection) -> Usage:

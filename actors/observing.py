@@ -14,7 +14,7 @@ from typing import Literal, Self, TypeAlias
 import trio
 
 from r3mes.actors.kernel.failure import real_error
-from r3mes.errors import R3mesError, Refused
+from r3mes.errors import R3mesError, Refused, RequestCancelled
 
 Source: TypeAlias = Literal["api", "peer", "local"]
 """Who asked: an application (seen by the gateway), a peer, or this node itself (seen by serving).
@@ -163,5 +163,7 @@ def _outcome(error: BaseException | None, finish: str) -> tuple[Outcome, str]:
     reason = real_error(error)
     if not isinstance(reason, Exception):
         return "cancelled", ""  # trio.Cancelled: whoever asked has gone
+    if isinstance(reason, RequestCancelled):
+        return "cancelled", reason.kind.code
     code = (reason if isinstance(reason, R3mesError) else R3mesError()).kind.code
     return ("refused" if isinstance(reason, Refused) else "failed"), code

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from r3mes.actors.active import Active
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
 from r3mes.actors.observing import (
@@ -121,6 +122,7 @@ class Serving:
         wallet: signs the end of an answer.
         now_ms: wall clock, unix milliseconds.
         doorway: counts the answers in flight and is closed when the node drains.
+        active: lists them.
         tell: told what happens to requests.
     """
 
@@ -135,9 +137,10 @@ class Serving:
         wallet: Signer,
         now_ms: Callable[[], int],
         doorway: Doorway,
+        active: Active,
         tell: Observer = unobserved,
     ) -> None:
-        self._own, self._tell = own, tell
+        self._own, self._active, self._tell = own, active, tell
         self._hello, self._verifier, self._engine = hello, verifier, engine
         self._ledger, self._wallet, self._now_ms = ledger, wallet, now_ms
         self._doorway = doorway
@@ -148,7 +151,11 @@ class Serving:
     async def answer(self, request: Request, call: ServerCall) -> None:
         """Serve one request; what it raises is told to the peer."""
         source: Source = "local" if call.peer == self._own else "peer"
-        with Watched(self._tell, source) as watched, self._doorway.enter():
+        with (
+            Watched(self._tell, source) as watched,
+            self._doorway.enter(),
+            self._active.enter(watched),
+        ):
             verified = self._verified(request)
             try:
                 await self._take(verified, call, watched)

@@ -13,6 +13,7 @@ from random import Random
 import trio
 from prometheus_client import CollectorRegistry
 
+from r3mes.actors.active import Active
 from r3mes.actors.bans import Bans
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import Gateway
@@ -44,6 +45,8 @@ from r3mes.ids import PeerId
 from r3mes.node import lifecycle, logs
 from r3mes.node.catalogue import Catalogue
 from r3mes.node.clock import ClockWatch, now_ms
+from r3mes.node.earnings import Earnings
+from r3mes.node.estimates import Estimates
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
@@ -59,9 +62,12 @@ from r3mes.node.peers import Peers
 from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.earn import EarnMethods
+from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
@@ -109,6 +115,7 @@ class Node:
         self.inference = InferenceClient(self._actors)
         self._models = OwnModels(config.models, self.inference)
         self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
+        self.active = Active()
         self._peers_door = Doorway("requests of peers", self._admit_peer)
         self.bans = Bans(self.store, own=key.peer_id, now_ms=now_ms)
         self.network = Network(
@@ -134,9 +141,10 @@ class Node:
         )
         self._api_door = Doorway("requests", vault.admit)
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
-        self.rpc = self._rpc()
         self._gateway = self._gateway_of()
         self._rates = Rates(config.limits)
+        self.earnings = Earnings(self.ledger, key.peer_id, now_ms=now_ms)
+        self.rpc = self._rpc()
         self._allowed = Allowed(config.api.allowed_hosts, config.api.allowed_origins)
         self.api = self._api()
         self.admin = self._admin()
@@ -212,16 +220,22 @@ class Node:
             wallet=self.vault,
             now_ms=now_ms,
             doorway=self._peers_door,
+            active=self.active,
             tell=self._counting.observe,
         )
 
     def _rpc(self) -> Dispatcher:
-        own, inference = self.network.peer_id, self.inference
-        catalogue = Catalogue(self._config.models, own, inference, self._routes)
+        config, own, inference = self._config, self.network.peer_id, self.inference
+        max_price = config.wallet.max_price_uremes
+        catalogue = Catalogue(config.models, own, inference, self._routes)
+        estimates = Estimates(own, self._routes, inference, max_price=max_price)
         return Dispatcher(
             NodeMethods(self.state),
             NetMethods(Peers(self.network, self.router, self.bans)),
-            ModelMethods(catalogue, drain_seconds=self._config.limits.drain_seconds),
+            ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
+            InferMethods(self._gateway, self.active, estimates),
+            WalletMethods(config),
+            EarnMethods(self.earnings),
         )
 
     def _gateway_of(self) -> Gateway:
@@ -235,6 +249,7 @@ class Node:
             max_price=self._config.wallet.max_price_uremes,
             now_ms=now_ms,
             doorway=self._api_door,
+            active=self.active,
             tell=self._counting.observe,
         )
 

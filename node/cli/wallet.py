@@ -6,6 +6,7 @@ import random
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ import typer
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, MnemonicInvalid, PassphraseMissing, WalletMissing
 from r3mes.node.cli import passphrase
-from r3mes.node.cli.backup import is_backed_up, record_backup
+from r3mes.node.cli.backup import record_backup
 from r3mes.node.cli.output import say, show, show_json, table
 from r3mes.node.cli.session import session
+from r3mes.node.wallets import wallet_shown, wallets_shown
 
 if TYPE_CHECKING:
     from r3mes.chain.keys.wallet import Wallet
@@ -38,11 +40,11 @@ CLEAR = "\x1b[2J\x1b[3J\x1b[H"
 def list_wallets(context: typer.Context, json: Json = False) -> None:
     """List the wallets of the data directory."""
     config = session(context).load().config
-    found = [_facts(config, path.stem) for path in sorted(_folder(config).glob("*.json"))]
+    found = wallets_shown(config)
     if json:
-        show_json(found)
+        show_json([asdict(one) for one in found])
     else:
-        rows = [(one["name"], one["address"], _yes(one["backed_up"])) for one in found]
+        rows = [(one.name, one.address, _yes(one.backed_up)) for one in found]
         show(table(("NAME", "ADDRESS", "BACKED UP"), rows))
 
 
@@ -50,11 +52,11 @@ def list_wallets(context: typer.Context, json: Json = False) -> None:
 def show_wallet(context: typer.Context, name: Name = None, json: Json = False) -> None:
     """Show a wallet's address."""
     config = session(context).load().config
-    facts = _facts(config, name or config.wallet.name)
+    wallet = wallet_shown(config, _path(config, name or config.wallet.name).stem)
     if json:
-        show_json(facts)
+        show_json(asdict(wallet))
     else:
-        show(f"{facts['name']}  {facts['address']}  backed up: {_yes(facts['backed_up'])}")
+        show(f"{wallet.name}  {wallet.address}  backed up: {_yes(wallet.backed_up)}")
 
 
 @app.command()
@@ -149,13 +151,6 @@ def _show_words(words: Sequence[str]) -> None:
     if typed != [words[at] for at in asked]:
         raise MnemonicInvalid("these are not the words that were asked for",
                               do="run it again and check what is on the paper")  # fmt: skip
-
-
-def _facts(config: Config, name: str) -> dict[str, object]:
-    from r3mes.chain.keys.keystore import read_address
-
-    address = read_address(_path(config, name))
-    return {"name": name, "address": address, "backed_up": is_backed_up(config, name)}
 
 
 def _path(config: Config, name: str) -> Path:

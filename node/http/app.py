@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -143,9 +144,10 @@ async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
 
 
 @invoke_routes.post("/v1/chat/completions")
-async def chat_completions(body: ChatBody, gateway: TheGateway) -> Response:
+async def chat_completions(body: ChatBody, request: Request, gateway: TheGateway) -> Response:
     """Continue a chat, as one object or as a stream."""
-    opening = gateway.complete(body.request())
+    asked = replace(body.request(), request_id=request.scope["r3mes.request_id"])
+    opening = gateway.complete(asked)
     headers = {"x-r3mes-ignored": body.ignored()} if body.ignored() else {}
     if not body.stream:
         return WholeAnswer(opening, headers)

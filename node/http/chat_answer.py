@@ -62,26 +62,29 @@ class WholeAnswer(ChatResponse):
             await send_error(send, as_r3mes_error(error))
             return
         head = {"content-type": "application/json", **self.head(answer)}
-        await send_whole(send, 200, head, msgspec.json.encode(self._completion(answer, text)))
+        whole = completion(answer, text, created=self._created)
+        await send_whole(send, 200, head, msgspec.json.encode(whole))
 
-    def _completion(self, answer: Answer, text: str) -> dict[str, object]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {
-            "id": f"chatcmpl-{answer.receipt_id[:32]}",
-            "object": "chat.completion",
-            "created": self._created,
-            "model": answer.model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": message,
-                    "logprobs": None,
-                    "finish_reason": answer.finish_reason,
-                }
-            ],
-            "usage": _usage(answer),
-            "r3mes": _r3mes(answer),
-        }
+
+def completion(answer: Answer, text: str, *, created: int) -> dict[str, object]:
+    """The ``chat.completion`` object of an answer that has ended; ``created`` in unix seconds."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {
+        "id": f"chatcmpl-{answer.receipt_id[:32]}",
+        "object": "chat.completion",
+        "created": created,
+        "model": answer.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": message,
+                "logprobs": None,
+                "finish_reason": answer.finish_reason,
+            }
+        ],
+        "usage": _usage(answer),
+        "r3mes": _r3mes(answer),
+    }
 
 
 class StreamedAnswer(ChatResponse):

@@ -5,6 +5,7 @@
     + BadRequest          a field is missing, of the wrong type or out of range
     + TooLarge            a body or frame over its cap
     + RequestTimeout      the body did not come in time
+    + RequestCancelled    somebody ended it by its id
     + ParseFailed         JSON-RPC: the message is not JSON
     + CallMalformed       JSON-RPC: the message is no call, or breaks a limit
     + MethodNotFound      JSON-RPC: no such method
@@ -169,6 +170,13 @@ class RequestTimeout(Refused):
 
     kind = Kind("R3-REQ-003", "request_timeout", 408, -32602, 75,
                 "the request did not come in time", "send it again, without pauses")
+
+
+class RequestCancelled(Refused):
+    """Somebody with a key ended the request by its id."""
+
+    kind = Kind("R3-REQ-005", "request_cancelled", 499, -32017, 75,
+                "the request was cancelled", "ask again if that was not meant")
 
 
 class ParseFailed(Refused):

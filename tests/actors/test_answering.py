@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from r3mes.actors.active import Active
 from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import ChatRequest, Gateway
@@ -43,6 +44,7 @@ from r3mes.errors import (
     PeerUnreachable,
     PriceExceeded,
     R3mesError,
+    RequestCancelled,
     StoreBusy,
     StoreFull,
     WireError,
@@ -122,6 +124,7 @@ class Server:
         self.offers: tuple[ModelOffer, ...] = (OFFER,)
         self.ledger = Ledger(store, now_ms=now_ms)
         self.doorway, self.told = Doorway("requests of peers"), list[Event]()
+        self.active = Active()
         self.serving = Serving(
             own=self.peer,
             hello=self.hello,
@@ -138,6 +141,7 @@ class Server:
             wallet=self.wallet,
             now_ms=now_ms,
             doorway=self.doorway,
+            active=self.active,
             tell=self.told.append,
         )
 
@@ -198,6 +202,7 @@ class World:
         self.wallet = Wallet.create()
         self.ledger = Ledger(alice, now_ms=self.now_ms)
         self.doorway, self.told = Doorway("requests"), list[Event]()
+        self.active = Active()
         self.gateway = self.make_gateway()
 
     def now_ms(self) -> int:
@@ -216,6 +221,7 @@ class World:
             max_price=max_price,
             now_ms=lambda: self.now + clock_ms,
             doorway=self.doorway,
+            active=self.active,
             tell=self.told.append,
         )
 
@@ -240,7 +246,7 @@ async def test_an_answer_is_written_signed_and_receipted_on_both_sides(world: Wo
     assert answer.signature_verified
     assert answer.receipt_verified
     assert world.net.outcomes == [(world.bob.peer, True)]
-    (ours,) = await world.ledger.receipts()
+    (ours,) = await world.ledger.page()
     assert ours.request_hash.hex() == answer.receipt_id
     theirs = await countersigned(world)
     assert theirs.countersignature is not None
@@ -253,7 +259,7 @@ async def test_an_answer_is_written_signed_and_receipted_on_both_sides(world: Wo
 
 async def countersigned(world: World) -> Receipt:
     while True:
-        for receipt in await world.bob.ledger.receipts():
+        for receipt in await world.bob.ledger.page():
             if receipt.countersignature is not None:
                 return receipt
         await trio.lowlevel.checkpoint()
@@ -272,7 +278,7 @@ async def test_leaving_early_cancels_and_keeps_the_receipt_of_what_was_written(
     async with world.gateway.complete(request()) as answer:
         async for _delta in answer:
             break
-    (ours,) = await world.ledger.receipts()
+    (ours,) = await world.ledger.page()
     assert (ours.status, ours.completion_tokens) == ("cancelled", len(WORDS))
     assert (await countersigned(world)).result == ours.result
 
@@ -283,7 +289,7 @@ async def test_a_cancelled_application_leaves_a_receipt_too(world: World) -> Non
         async with world.gateway.complete(request()) as answer:
             async for _delta in answer:
                 scope.cancel()
-    (ours,) = await world.ledger.receipts()
+    (ours,) = await world.ledger.page()
     assert ours.status == "cancelled"
 
 
@@ -300,7 +306,7 @@ async def test_an_application_that_leaves_during_the_last_step_leaves_a_receipt(
         monkeypatch.setattr(world.ledger, "record", leave)
         async with world.gateway.complete(request()) as answer:
             assert [delta async for delta in answer]
-    (ours,) = await world.ledger.receipts()
+    (ours,) = await world.ledger.page()
     assert (await countersigned(world)).result == ours.result
 
 
@@ -380,8 +386,29 @@ async def test_a_crash_after_the_first_token_ends_the_answer_with_its_name(world
     with pytest.raises(EngineCrashed, match="killed"):
         async with world.gateway.complete(request()) as answer:
             assert [delta async for delta in answer]
-    assert await world.ledger.receipts() == []
+    assert await world.ledger.page() == []
     assert await world.bob.ledger.drop_unfinished() == 0
+
+
+async def test_requests_under_way_are_listed_and_one_is_cancelled_by_its_id(world: World) -> None:
+    world.bob.engine.then = trio.sleep_forever
+    with pytest.raises(RequestCancelled, match="mine"):
+        async with world.gateway.complete(request(request_id="mine", key_id="k1")) as answer:
+            assert await anext(answer)
+            (ours,), (theirs,) = world.active.all(), world.bob.active.all()
+            assert (ours.request_id, ours.source, ours.state) == ("mine", "api", "running")
+            assert (theirs.source, theirs.model, theirs.prompt_tokens) == ("peer", "tiny", 3)
+            assert not world.active.cancel("other", key_id=None)
+            assert not world.active.cancel("mine", key_id="k2")
+            assert not world.bob.active.cancel(theirs.request_id, key_id=None)
+            assert world.active.cancel("mine", key_id="k1")
+            async for _ in answer:
+                pass
+    assert world.active.all() == []
+    (receipt,) = await world.ledger.page()
+    assert receipt.status == "cancelled"
+    ended = [event for event in world.told if isinstance(event, Ended)]
+    assert [event.outcome for event in ended] == ["cancelled"]
 
 
 async def test_an_explicit_max_tokens_over_the_context_is_refused_here(world: World) -> None:
@@ -417,7 +444,7 @@ async def test_an_end_signed_by_another_wallet_is_not_believed(world: World) -> 
     with pytest.raises(EnvelopeRefused):
         async with world.gateway.complete(request()) as answer:
             assert [delta async for delta in answer]
-    assert await world.ledger.receipts() == []
+    assert await world.ledger.page() == []
     assert world.net.outcomes == [(world.bob.peer, False)]
 
 
@@ -434,7 +461,7 @@ async def test_tokens_that_the_end_does_not_cover_are_not_receipted(world: World
         async with world.gateway.complete(request()) as answer:
             async for _delta in answer:
                 answer.output_ids[0] = 99
-    assert await world.ledger.receipts() == []
+    assert await world.ledger.page() == []
 
 
 async def test_more_tokens_than_were_asked_for_are_neither_kept_nor_paid(world: World) -> None:
@@ -442,7 +469,7 @@ async def test_more_tokens_than_were_asked_for_are_neither_kept_nor_paid(world: 
         async with world.gateway.complete(request(max_tokens=2)) as answer:
             assert [delta async for delta in answer]
     assert answer.completion_tokens <= 2
-    assert await world.ledger.receipts() == []
+    assert await world.ledger.page() == []
     assert world.net.outcomes == [(world.bob.peer, False)]
 
 
@@ -453,7 +480,7 @@ async def test_a_prompt_counted_beyond_the_context_is_not_paid(
     with pytest.raises(NoPeer, match="more prompt than"):
         async with world.gateway.complete(request()):
             pass
-    assert await world.ledger.receipts() == []
+    assert await world.ledger.page() == []
 
 
 async def test_a_node_that_stops_takes_nothing_new(world: World) -> None:
@@ -493,7 +520,7 @@ async def ask_again(world: World) -> bytes:
 
 async def test_the_same_job_again_is_refused_with_its_receipt(world: World) -> None:
     assert await ask_again(world) == b""
-    (kept,) = await world.bob.ledger.receipts()
+    (kept,) = await world.bob.ledger.page()
     assert unpack(await ask_again(world)) == (kept.result, kept.signature, b"")
     assert len(world.bob.engine.jobs) == 1
 
@@ -533,7 +560,7 @@ async def test_a_receipt_with_a_bad_countersignature_stays_without_it(world: Wor
         real = answer.call.receipt
         answer.call.receipt = lambda countersignature: real(b"\x93\xa1x\xa1y\xa1z")  # type: ignore[method-assign]
         assert [delta async for delta in answer]
-    (kept,) = await world.bob.ledger.receipts()
+    (kept,) = await world.bob.ledger.page()
     assert kept.countersignature is None
     assert kept.status == "stop"
 

@@ -9,13 +9,14 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r3mes.actors.ledger import GATEWAY, SERVER, Ledger, Receipt, Usage
+from r3mes.actors.ledger import GATEWAY, SERVER, Ledger, Receipt, Totals, Usage, place_of
 from r3mes.actors.store import open_store
 from r3mes.errors import AlreadyAnswered, NotFound
 from r3mes.ids import Address, RequestHash
 
 SUB = Address("remes1caller")
 IDEM = b"i" * 16
+OWN, BOB = "12D3KooWown", "12D3KooWbob"
 
 
 def hash_of(number: int) -> RequestHash:
@@ -63,7 +64,7 @@ async def test_an_answered_job_comes_with_its_receipt(ledger: Ledger) -> None:
     with pytest.raises(AlreadyAnswered, match="was answered") as answered:
         await ledger.open_job(SUB, IDEM, hash_of(2))
     assert answered.value.receipt == receipt()
-    assert await ledger.receipts() == [receipt()]
+    assert await ledger.page() == [receipt()]
 
 
 async def test_a_job_that_failed_can_be_taken_again(ledger: Ledger) -> None:
@@ -88,7 +89,7 @@ async def test_an_answer_that_comes_late_is_not_billed_twice(ledger: Ledger) -> 
     with pytest.raises(AlreadyAnswered) as second:
         await ledger.finish_job(receipt(2))
     assert second.value.receipt == receipt(1)
-    assert await ledger.receipts() == [receipt(1)]
+    assert await ledger.page() == [receipt(1)]
 
 
 async def test_jobs_of_a_dead_process_are_dropped(ledger: Ledger) -> None:
@@ -108,7 +109,7 @@ async def test_the_first_countersignature_stays(ledger: Ledger) -> None:
     await ledger.finish_job(receipt())
     await ledger.countersigned(hash_of(1), b"first")
     await ledger.countersigned(hash_of(1), b"second")
-    assert (await ledger.receipts())[0].countersignature == b"first"
+    assert (await ledger.page())[0].countersignature == b"first"
 
 
 async def test_both_sides_in_one_store(ledger: Ledger) -> None:
@@ -117,7 +118,7 @@ async def test_both_sides_in_one_store(ledger: Ledger) -> None:
     await ledger.finish_job(receipt())
     await ledger.record(mine)
     await ledger.record(mine)
-    assert {r.role: r.countersignature for r in await ledger.receipts()} == {
+    assert {r.role: r.countersignature for r in await ledger.page()} == {
         SERVER: None,
         GATEWAY: b"mine",
     }
@@ -128,10 +129,37 @@ async def test_both_sides_in_one_store(ledger: Ledger) -> None:
 async def test_receipts_come_newest_first_in_pages(ledger: Ledger) -> None:
     for number in range(1, 8):
         await ledger.record(receipt(number, role=GATEWAY, at_ms=number * 10))
-    first = await ledger.receipts(limit=3)
+    first = await ledger.page(limit=3)
     assert [r.created_ms for r in first] == [70, 60, 50]
-    rest = await ledger.receipts(before_ms=50)
+    await ledger.record(receipt(9, role=GATEWAY, at_ms=90))  # moves nothing
+    rest = await ledger.page(after=place_of(first[-1]))
     assert [r.created_ms for r in rest] == [40, 30, 20, 10]
+    assert [r.created_ms for r in await ledger.page(since_ms=60)] == [90, 70, 60]
+
+
+async def test_pages_part_receipts_of_the_same_millisecond(ledger: Ledger) -> None:
+    for number in range(1, 4):
+        await ledger.record(receipt(number, role=GATEWAY))
+        await ledger.finish_job(receipt(number, idem=bytes([number]) * 16))
+    seen: list[Receipt] = []
+    while page := await ledger.page(limit=1, after=place_of(seen[-1]) if seen else None):
+        seen += page
+    assert len({(r.request_hash, r.role) for r in seen}) == len(seen) == 6
+
+
+async def test_totals_leave_out_what_the_node_asked_itself(ledger: Ledger) -> None:
+    for number, role, peer in ((1, SERVER, BOB), (2, SERVER, OWN), (3, GATEWAY, BOB)):
+        one = replace(receipt(number, role=role, idem=bytes([number]) * 16), peer=peer)
+        await (ledger.finish_job(one) if role == SERVER else ledger.record(one))
+    await ledger.record(replace(receipt(2, role=GATEWAY), peer=OWN))
+    await ledger.finish_job(replace(receipt(4, idem=bytes(16), at_ms=90), peer=BOB, price=30))
+    await ledger.countersigned(hash_of(4), b"theirs")
+    assert await ledger.totals(OWN) == Totals(
+        earned_uremes=41, served=2, unsigned=1, spent_uremes=11, asked=1, local=1
+    )
+    late = await ledger.totals(OWN, since_ms=90)
+    assert (late.earned_uremes, late.served, late.unsigned, late.asked) == (30, 1, 0, 0)
+    assert await ledger.totals(OWN, since_ms=91) == Totals(0, 0, 0, 0, 0, 0)
 
 
 JOBS, REQUESTS = st.integers(0, 2), st.integers(1, 3)
@@ -202,9 +230,9 @@ async def follow(steps: list[tuple[str, int, int]], datadir: Path) -> None:
         for what, job, request in steps:
             expected = getattr(model, what)(job, request)
             assert await step(ledger, what, job, request) == expected, (what, job, request)
-        kept = {r.idem[0]: r.request_hash[0] - r.idem[0] * 10 for r in await ledger.receipts()}
+        kept = {r.idem[0]: r.request_hash[0] - r.idem[0] * 10 for r in await ledger.page()}
         assert kept == model.answers
-        assert len(await ledger.receipts()) == len(model.answers)
+        assert len(await ledger.page()) == len(model.answers)
 
 
 async def test_a_crowd_of_retries_at_once(ledger: Ledger) -> None:

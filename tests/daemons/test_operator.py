@@ -68,6 +68,57 @@ def _ready(server: Daemon) -> bool:
     )
 
 
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def test_a_chat_is_estimated_written_and_receipted(gateway: Daemon, server: Daemon) -> None:
+    here = call(server, "infer_estimate", model="builtin", messages=HELLO, max_tokens=8)
+    there = call(gateway, "infer_estimate", model="builtin", messages=HELLO, max_tokens=8)
+    assert here["prompt_tokens"] > 0
+    assert there["prompt_tokens"] is None  # the gateway has no model to count with
+    assert there["max_cost_uremes"] >= here["max_cost_uremes"] > 0
+    assert there["candidates"][0]["served_by"] == server.running.peer_id
+
+    answer = call(gateway, "infer_complete", model="builtin", messages=HELLO, max_tokens=8)
+    assert answer["object"] == "chat.completion"
+    assert answer["usage"]["prompt_tokens"] == here["prompt_tokens"]
+    cost = answer["r3mes"]["cost_uremes"]
+    assert 0 < cost <= here["max_cost_uremes"]
+
+    ours = call(gateway, "earn_receipts", limit=1)
+    theirs = call(server, "earn_receipts", limit=1)
+    (spent,), (earned,) = ours["receipts"], theirs["receipts"]
+    assert spent["receipt_id"] == earned["receipt_id"] == answer["r3mes"]["receipt_id"]
+    assert (spent["role"], earned["role"], earned["uremes"]) == ("gateway", "server", cost)
+    assert call(gateway, "earn_summary", since=spent["created_at"])["spent_uremes"] == cost
+    assert call(server, "earn_summary")["earned_uremes"] >= cost
+    assert failure(server, "earn_receipts", cursor="1.zz.s") == "invalid_request"
+    assert failure(server, "earn_summary", since="yesterday") == "invalid_request"
+    (wallet,) = call(server, "wallet_list")
+    assert (wallet["name"], wallet["address"]) == ("default", server.running.wallet)
+
+
+def test_a_request_is_seen_and_cancelled_by_its_id(gateway: Daemon, server: Daemon) -> None:
+    headers = {**gateway.headers, "x-request-id": "the-long-one"}
+    body = {"model": "endless", "messages": HELLO, "stream": True}
+    url = f"{gateway.url}/v1/chat/completions"
+    assert call(gateway, "infer_cancel", request_id="the-long-one") == {"cancelled": False}
+    with httpx.stream("POST", url, headers=headers, json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if '"content":"' in line)
+        (asked,), (served,) = call(gateway, "infer_active"), call(server, "infer_active")
+        assert (asked["request_id"], asked["source"]) == ("the-long-one", "api")
+        assert (served["source"], served["model"], served["state"]) == (
+            "peer",
+            "endless",
+            "running",
+        )
+        assert call(gateway, "infer_cancel", request_id="the-long-one") == {"cancelled": True}
+        assert any("request_cancelled" in line for line in lines)
+    assert call(gateway, "infer_active") == []
+    wait(lambda: call(server, "infer_active") == [] or None, "the end at the server")
+
+
 def test_a_peer_is_banned_and_comes_back(gateway: Daemon, server: Daemon) -> None:
     (peer,) = call(gateway, "net_peers")
     assert (peer["peer_id"], peer["direction"]) == (server.running.peer_id, "outbound")

@@ -6,9 +6,20 @@ the documentation and the tests of keys and scopes walk over every method withou
 
 from __future__ import annotations
 
+from r3mes.node.rpc.methods.earn import EarnMethods
+from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.rpc import RpcMethods
+from r3mes.node.rpc.methods.wallet import WalletMethods
 
-NAMESPACES: tuple[type, ...] = (RpcMethods, NodeMethods, NetMethods, ModelMethods)
+NAMESPACES: tuple[type, ...] = (
+    RpcMethods,
+    NodeMethods,
+    NetMethods,
+    ModelMethods,
+    InferMethods,
+    WalletMethods,
+    EarnMethods,
+)
