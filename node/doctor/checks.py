@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
 import trio
@@ -12,6 +12,7 @@ from r3mes.node.doctor import machine, network, place
 from r3mes.node.doctor.finding import Finding, Subject, failed
 
 Check: TypeAlias = Callable[[Subject], Finding]
+EngineCheck: TypeAlias = Callable[[Subject], Awaitable[list[Finding]]]
 
 CHECKS: tuple[Check, ...] = (
     machine.python,
@@ -30,19 +31,31 @@ CHECKS: tuple[Check, ...] = (
 
 
 async def run_checks(subject: Subject) -> AsyncIterator[Finding]:
-    """Every finding as it is made; the slow ones about the engine come last.
+    """Every finding as it is made; the slow ones about the engine come last."""
+    for check in CHECKS:
+        yield await trio.to_thread.run_sync(_tried, check, subject)
+    for finding in await _engine(subject):
+        yield finding
+
+
+async def _engine(subject: Subject) -> list[Finding]:
+    """Torch and the models, at the same time: each has a process that takes seconds to start.
 
     The models of a node that runs are left to it: a second copy might not fit into memory.
     """
     from r3mes.node.doctor.engine import engine, models
 
-    for check in CHECKS:
-        yield await trio.to_thread.run_sync(_tried, check, subject)
-    for finding in await engine(subject):
-        yield finding
-    if subject.running is None:
-        for finding in await models(subject):
-            yield finding
+    torch: list[Finding] = []
+    loaded: list[Finding] = []
+
+    async def find(look: EngineCheck, found: list[Finding]) -> None:
+        found += await look(subject)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(find, engine, torch)
+        if subject.running is None:
+            nursery.start_soon(find, models, loaded)
+    return torch + loaded
 
 
 def _tried(check: Check, subject: Subject) -> Finding:
