@@ -64,6 +64,7 @@ from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
@@ -236,6 +237,7 @@ class Node:
             InferMethods(self._gateway, self.active, estimates),
             WalletMethods(config),
             EarnMethods(self.earnings),
+            KeyMethods(self.keyring, self.ledger),
         )
 
     def _gateway_of(self) -> Gateway:

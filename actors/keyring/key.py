@@ -11,7 +11,7 @@ from r3mes.errors import BadRequest
 SCOPES = "riwa"
 """Read, invoke, wallet, admin."""
 
-MAX_NAME, MAX_MODELS, MAX_RPM = 64, 64, 1_000_000
+MAX_NAME, MAX_MODELS, MAX_MODEL, MAX_RPM = 64, 64, 256, 1_000_000
 MAX_MS = 253_402_300_799_999
 """The end of the year 9999."""
 
@@ -87,10 +87,12 @@ class NewKey:
             raise BadRequest(what, param="scopes")
         if self.models is not None and not 0 < len(self.models) <= MAX_MODELS:
             raise BadRequest(f"a list of models names 1 to {MAX_MODELS}", param="models")
+        if not all(name.isprintable() and 0 < len(name) <= MAX_MODEL for name in self.models or ()):
+            raise BadRequest(f"a model has 1 to {MAX_MODEL} characters", param="models")
         if self.rpm is not None and not 0 < self.rpm <= MAX_RPM:
             raise BadRequest(f"a rate is 1 to {MAX_RPM} requests a minute", param="rpm")
         if self.expires_ms is not None and not 0 < self.expires_ms <= MAX_MS:
-            raise BadRequest("a key expires before the year 10000", param="expires_at")
+            raise BadRequest("a key expires before the year 10000", param="expires_ms")
 
     @property
     def letters(self) -> str:

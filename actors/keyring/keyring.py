@@ -44,7 +44,7 @@ class Keyring:
             BadRequest: there are too many, or it would expire at once.
         """
         if new.expires_ms is not None and new.expires_ms <= self._now_ms():
-            raise BadRequest(f"{_date(new.expires_ms)} is not in the future", param="expires_at")
+            raise BadRequest(f"{_date(new.expires_ms)} is not in the future", param="expires_ms")
         key_id = new_id()
         secret = new_secret(key_id)
         await self._change(partial(rows.insert, key_id, new, hash_of(secret), self._now_ms()))
@@ -83,6 +83,21 @@ class Keyring:
     async def list(self) -> list[ApiKey]:
         """All keys, also those that no longer open anything, oldest first."""
         return sorted((await self._keys()).values(), key=lambda key: (key.created_ms, key.id))
+
+    async def find(self, key_id: str) -> ApiKey:
+        """The key of this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        key = (await self._keys()).get(key_id)
+        if key is None:
+            raise rows.unknown(key_id)
+        return key
+
+    def has_expired(self, key: ApiKey) -> bool:
+        """Whether its time is over."""
+        return key.expires_ms is not None and key.expires_ms <= self._now_ms()
 
     async def check(self, secret: str) -> ApiKey:
         """The key of this secret.

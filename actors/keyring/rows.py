@@ -73,7 +73,7 @@ def revoke(key_id: str, now_ms: int, connection: Connection) -> None:
         "UPDATE api_key SET revoked_ms = coalesce(revoked_ms, ?) WHERE id = ?", (now_ms, key_id)
     )
     if changed.rowcount == 0:
-        raise _unknown(key_id)
+        raise unknown(key_id)
 
 
 def read_all(connection: Connection) -> dict[str, ApiKey]:
@@ -108,7 +108,7 @@ def _key(row: tuple[Any, ...], secrets: list[Secret]) -> ApiKey:
 def _usable(key_id: str, now_ms: int, connection: Connection) -> ApiKey:
     key = read_all(connection).get(key_id)
     if key is None:
-        raise _unknown(key_id)
+        raise unknown(key_id)
     if key.revoked_ms is not None or (key.expires_ms is not None and key.expires_ms <= now_ms):
         what = "expired" if key.revoked_ms is None else "was revoked"
         raise BadRequest(f"the API key {key_id} {what}", do="make a new one: `r3mes keys create`")
@@ -122,5 +122,6 @@ def _insert_secret(key_id: str, secret_hash: bytes, now_ms: int, connection: Con
     )
 
 
-def _unknown(key_id: str) -> NotFound:
-    return NotFound(f"there is no API key {key_id!r}", do="`r3mes keys list` shows their ids")
+def unknown(key_id: str) -> NotFound:
+    """The error for an id that no key has."""
+    return NotFound(f"there is no API key {key_id[:32]!r}", do="`r3mes keys list` shows their ids")

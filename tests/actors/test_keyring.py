@@ -234,6 +234,8 @@ async def test_scopes_that_do_not_exist(keyring: Keyring, scopes: Iterable[str])
         ("name", "two\nlines"),
         ("models", []),
         ("models", ["m"] * 65),
+        ("models", [""]),
+        ("models", ["m" * 257]),
         ("rpm", 0),
         ("rpm", 1_000_001),
         ("expires_ms", 0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
@@ -22,4 +23,5 @@ NAMESPACES: tuple[type, ...] = (
     InferMethods,
     WalletMethods,
     EarnMethods,
+    KeyMethods,
 )
