@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import trio
 from starlette.types import Message, Receive, Scope, Send
 
 from r3mes.errors import R3mesError
 from r3mes.node.http.errors import error_body, error_headers
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -20,9 +23,9 @@ def header(scope: Scope, name: bytes) -> str | None:
     return b", ".join(values).decode("latin-1") if values else None
 
 
-async def send_error(send: Send, error: R3mesError) -> None:
-    """Answer with ``error``."""
-    headers = {"content-type": "application/json", **error_headers(error)}
+async def send_error(send: Send, error: R3mesError, more: Mapping[str, str] = EMPTY) -> None:
+    """Answer with ``error``, and ``more`` headers than it has by itself."""
+    headers = {"content-type": "application/json", **error_headers(error), **more}
     await send_whole(send, error.kind.http, headers, error_body(error))
 
 

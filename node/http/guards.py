@@ -116,7 +116,10 @@ class BodyLimit:
         try:
             body = await self._read(scope, receive)
         except (BadRequest, TooLarge, RequestTimeout) as error:
-            await send_error(send, error)
+            # The rest of the body is not read, so the connection ends: a client that was not told
+            # would send its next request on it. HTTP/2 has streams for that, and forbids the word.
+            last = {} if scope["http_version"] == "2" else {"connection": "close"}
+            await send_error(send, error, last)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)

@@ -151,6 +151,7 @@ async def test_body_too_large_in_chunks(api: Api) -> None:
     async with api.client() as client:
         answer = await client.post("/v1/chat/completions", content=parts())
     assert answer.status_code == 413
+    assert answer.headers["connection"] == "close", "what is left of the body is never read"
 
 
 async def test_wrong_content_length(api: Api) -> None:
@@ -164,6 +165,7 @@ async def test_slow_body_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) 
         came = await api.raw(HEAD % api.address.encode() + b"Content-Length: 100\r\n\r\n{")
     assert came.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in came
+    assert b"connection: close" in came
 
 
 async def test_half_a_request_is_hung_up_on(api: Api) -> None:
