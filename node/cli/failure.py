@@ -25,7 +25,7 @@ def known(error: BaseException) -> R3mesError:
     if isinstance(error, BaseExceptionGroup):
         found = [known(each) for each in error.exceptions]
         return next((each for each in found if type(each) is not R3mesError), found[0])
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
         return _unusable(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return R3mesError(what, do="run it again with --debug and report what it shows")
@@ -33,7 +33,7 @@ def known(error: BaseException) -> R3mesError:
 
 def _unusable(error: OSError) -> R3mesError:
     """A file that cannot be read or written: the operator's matter, not a fault of the program."""
-    detail = f"{error.filename}: {error.strerror}"
+    detail = f"{error.filename or 'where the output goes'}: {error.strerror}"
     if error.errno == errno.ENOSPC:
         return StoreFull(detail)
     return ConfigError(

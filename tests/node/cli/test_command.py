@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from r3mes.node.cli import config
 
 if TYPE_CHECKING:
     from tests.node.cli.conftest import Cli
@@ -81,6 +84,16 @@ def test_the_unforeseen(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran.code == 70
     assert ran.err.startswith("error R3-NODE-001: ZeroDivisionError: division by zero. ")
     assert "--debug" in ran.err
+
+
+def test_a_full_disk_where_the_output_goes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(config, "show", full)
+    ran = cli("config", "path")
+    assert ran.code == 74
+    assert ran.err.startswith("error R3-STORE-003: where the output goes: No space left on device")
 
 
 @pytest.mark.parametrize("words", [["nope"], ["status", "--nope"], ["wallet", "create"]])
