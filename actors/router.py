@@ -45,7 +45,6 @@ class Peer:
     peer: PeerId
     wallet: Address
     hello: Hello
-    hello_ms: float
     served: int = 0
     failed: int = 0
 
@@ -259,17 +258,16 @@ class Router(Actor[Message]):
             wait = min(REFRESH_S, wait * 2)
 
     async def _greet(self, peer: PeerId) -> bool:
-        started = trio.current_time()
         try:
             hello = await self._network.greet(peer)
-            known = self._checked(peer, hello, (trio.current_time() - started) * 1000)
+            known = self._checked(peer, hello)
         except R3mesError as error:
             logger.info("peer %s: no usable hello: %s", peer, error.detail)
             return False
         await self.mailbox.tell(Heard(known))
         return bool(hello.models)
 
-    def _checked(self, peer: PeerId, hello: Hello, hello_ms: float) -> Peer:
+    def _checked(self, peer: PeerId, hello: Hello) -> Peer:
         if hello.chain != self._chain_id:
             raise WireError(f"it belongs to the chain {hello.chain!r}, not {self._chain_id!r}")
-        return Peer(peer, self._verify_binding(hello.binding, peer), hello, hello_ms)
+        return Peer(peer, self._verify_binding(hello.binding, peer), hello)

@@ -25,6 +25,7 @@ from r3mes.actors.kernel.mailbox import Mailbox
 from r3mes.actors.kernel.supervisor import Strategy, Supervisor
 from r3mes.actors.keyring import Keyring
 from r3mes.actors.ledger import Ledger
+from r3mes.actors.observing import Event
 from r3mes.actors.requests.binding import bind, verify_binding
 from r3mes.actors.requests.envelope import RequestVerifier
 from r3mes.actors.requests.replay import ReplayGuard
@@ -59,6 +60,7 @@ from r3mes.node.metrics.page import build_page
 from r3mes.node.models import OwnModels, model_settings
 from r3mes.node.network import Network
 from r3mes.node.peers import Peers
+from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
@@ -109,6 +111,7 @@ class Node:
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
         registry = CollectorRegistry()
         self._counting = Counting(registry, [served_name(model) for model in config.models])
+        self._recent = Recent()
         self.store = Store(config.node.datadir, on_commit=self._counting.committed)
         self.keyring = Keyring(self.store, now_ms=now_ms)
         self.ledger = Ledger(self.store, now_ms=now_ms)
@@ -130,6 +133,8 @@ class Node:
         self.router = RouterClient(self._router_mailbox)
         self.canary = Canary(on_wake=self._counting.woke)
         self.clock = ClockWatch()
+        self.peers = Peers(self.network, self.router, self.bans)
+        self.earnings = Earnings(self.ledger, key.peer_id, now_ms=now_ms)
         self.state = State(
             reload=reload,
             clock=self.clock,
@@ -139,12 +144,14 @@ class Node:
             inference=self.inference,
             router=self.router,
             canary=self.canary,
+            peers=self.peers,
+            recent=self._recent,
+            earnings=self.earnings,
         )
         self._api_door = Doorway("requests", vault.admit)
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self._gateway = self._gateway_of()
         self._rates = Rates(config.limits)
-        self.earnings = Earnings(self.ledger, key.peer_id, now_ms=now_ms)
         self.rpc = self._rpc()
         self._allowed = Allowed(config.api.allowed_hosts, config.api.allowed_origins)
         self.api = self._api()
@@ -192,6 +199,10 @@ class Node:
     def _limit_price(self, config: Config) -> None:
         self._gateway.max_price = config.wallet.max_price_uremes
 
+    def _observe(self, event: Event) -> None:
+        self._counting.observe(event)
+        self._recent.observe(event)
+
     def _hello(self) -> Hello:
         """While the wallet is locked nobody vouches for this node, and it offers nothing."""
         offers = self._models.offers() if self.vault.is_open else ()
@@ -222,7 +233,7 @@ class Node:
             now_ms=now_ms,
             doorway=self._peers_door,
             active=self.active,
-            tell=self._counting.observe,
+            tell=self._observe,
         )
 
     def _rpc(self) -> Dispatcher:
@@ -232,7 +243,7 @@ class Node:
         estimates = Estimates(own, self._routes, inference, max_price=max_price)
         return Dispatcher(
             NodeMethods(self.state),
-            NetMethods(Peers(self.network, self.router, self.bans)),
+            NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
             WalletMethods(config),
@@ -252,7 +263,7 @@ class Node:
             now_ms=now_ms,
             doorway=self._api_door,
             active=self.active,
-            tell=self._counting.observe,
+            tell=self._observe,
         )
 
     def _api(self) -> HttpChild:

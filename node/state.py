@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -11,13 +11,19 @@ import trio
 
 from r3mes.actors.inference.actor import Board
 from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.process import memory_bytes_of
 from r3mes.actors.kernel.canary import Canary
-from r3mes.actors.router import Peer, RouterClient
+from r3mes.actors.router import RouterClient
 from r3mes.actors.store import SCHEMA, Store
+from r3mes.errors import R3mesError
 from r3mes.node.backup.record import last_backup
+from r3mes.node.catalogue import idle_s
 from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.clock import ClockWatch
+from r3mes.node.earnings import Earnings
 from r3mes.node.network import Network
+from r3mes.node.peers import Peers
+from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload
 from r3mes.node.vault import Vault
 
@@ -75,7 +81,11 @@ class State:
         inference: InferenceClient,
         router: RouterClient,
         canary: Canary,
+        peers: Peers,
+        recent: Recent,
+        earnings: Earnings,
     ) -> None:
+        self._peers, self._recent, self._earnings = peers, recent, earnings
         self._reload, self._clock, self._vault, self._store = reload, clock, vault, store
         self._network, self._inference, self._router = network, inference, router
         self._canary = canary
@@ -178,7 +188,10 @@ class State:
                 "queued": sum(board.waiting for board in boards),
                 "slots": self._reload.config.limits.slots * len(self._reload.config.models),
             },
-            "peers": [_peer(peer) for peer in await self._router.peers()],
+            "last_60s": asdict(self._recent.last_minute()),
+            "routed": {"in": self._recent.served, "out": self._recent.asked},
+            "today": await self._today(),
+            "peers": [asdict(peer) for peer in await self._peers.shown()],
             "wallet": {
                 "address": self._vault.address,
                 "locked": not self._vault.is_open,
@@ -188,6 +201,14 @@ class State:
             "warnings": self._warnings(),
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
+
+    async def _today(self) -> Mapping[str, int] | None:
+        """What was earned and spent since midnight; None while the store cannot say."""
+        try:
+            totals = await self._earnings.today()
+        except R3mesError:
+            return None
+        return {"earned_uremes": totals.earned_uremes, "spent_uremes": totals.spent_uremes}
 
 
 def _check(name: str, problem: object) -> Check:
@@ -208,14 +229,7 @@ def _model(name: str, board: Board) -> dict[str, object]:
         "dtype": manifest.dtype if manifest else None,
         "context": manifest.context if manifest else None,
         "hash": manifest.hash.hex() if manifest else None,
+        "memory_bytes": memory_bytes_of(board.pid) if board.pid else 0,
+        "idle_s": idle_s(board),
         "restarts": board.restarts,
-    }
-
-
-def _peer(peer: Peer) -> dict[str, object]:
-    return {
-        "peer_id": peer.peer,
-        "wallet": peer.wallet,
-        "hello_ms": round(peer.hello_ms, 1),
-        "models": [{"name": offer.name, "hash": offer.hash.hex()} for offer in peer.hello.models],
     }

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from r3mes.node.cli.api import get
-from r3mes.node.cli.output import show, show_json, table
+from r3mes.node.cli.output import duration, show, show_json, table
 from r3mes.node.cli.session import session
 
-HEAD = ("PEER", "MODELS", "HELLO", "WALLET")
+HEAD = ("PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE")
 
 
 def peers(
@@ -30,4 +30,6 @@ def peers(
 
 def _row(peer: Mapping[str, Any]) -> tuple[object, ...]:
     models = ",".join(model["name"] for model in peer["models"]) or "-"
-    return peer["peer_id"], models, f"{peer['hello_ms']:.0f}ms", peer["wallet"]
+    rtt = "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.0f}ms"
+    counts = (peer["served"], peer["failed"], duration(peer["age_s"]))
+    return peer["peer_id"], peer["mode"], rtt, models, *counts

@@ -92,6 +92,13 @@ def test_a_chat_is_estimated_written_and_receipted(gateway: Daemon, server: Daem
     assert (spent["role"], earned["role"], earned["uremes"]) == ("gateway", "server", cost)
     assert call(gateway, "earn_summary", since=spent["created_at"])["spent_uremes"] == cost
     assert call(server, "earn_summary")["earned_uremes"] >= cost
+    asking, serving = call(gateway, "node_status"), call(server, "node_status")
+    assert (asking["routed"]["out"] > 0, serving["routed"]["in"] > 0) == (True, True)
+    assert asking["last_60s"]["ok"] > 0
+    assert serving["last_60s"]["ttft_p50_s"] > 0
+    assert asking["today"]["spent_uremes"] >= cost <= serving["today"]["earned_uremes"]
+    (model,) = [one for one in serving["models"] if one["name"] == "builtin"]
+    assert model["idle_s"] >= 0
     assert failure(server, "earn_receipts", cursor="1.zz.s") == "invalid_request"
     assert failure(server, "earn_summary", since="yesterday") == "invalid_request"
     (wallet,) = call(server, "wallet_list")

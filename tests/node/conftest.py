@@ -153,12 +153,21 @@ STATUS = {
         {"name": "org/tiny", "state": "ready", "why": None, "device": "cpu", "context": 512}
     ],
     "load": {"running": 1, "queued": 2, "slots": 4},
+    "last_60s": {"ok": 2, "cancelled": 0, "refused": 1, "failed": 0, "ttft_p50_s": 0.21},
+    "routed": {"in": 3, "out": 1},
+    "today": {"earned_uremes": 126, "spent_uremes": 0},
     "peers": [
         {
             "peer_id": "12D3KooWpeer",
             "wallet": "remes1peer",
-            "hello_ms": 12.3,
+            "address": "/ip4/127.0.0.1/tcp/2",
+            "direction": "inbound",
+            "mode": "direct",
+            "rtt_ms": 12.3,
+            "age_s": 90.0,
             "models": [{"name": "other", "hash": "ab"}],
+            "served": 7,
+            "failed": 1,
         }
     ],
     "wallet": {"address": "remes1own", "backed_up": False},

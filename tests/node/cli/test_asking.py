@@ -83,8 +83,8 @@ async def test_json_of_the_read_commands(ask: Ask) -> None:
 
 async def test_tables(ask: Ask) -> None:
     peers = (await ask("peers")).out.splitlines()
-    assert peers[0].split() == ["PEER", "MODELS", "HELLO", "WALLET"]
-    assert peers[1].split() == ["12D3KooWpeer", "other", "12ms", "remes1peer"]
+    assert peers[0].split() == ["PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE"]
+    assert peers[1].split()[:6] == ["12D3KooWpeer", "direct", "12ms", "other", "7", "1"]
     models = (await ask("models")).out.splitlines()
     assert models[1].split() == ["org/tiny", "local", "512", "100", "200", "abababababab"]
 
