@@ -51,15 +51,16 @@ def get(config: Config, path: str) -> Any:
     return content
 
 
-def call(config: Config, method: str, **params: object) -> Any:
-    """The result of a JSON-RPC method of the running node.
+def call(config: Config, method: str, *, patience_s: float = 0.0, **params: object) -> Any:
+    """The result of a JSON-RPC method of the running node, which may take ``patience_s`` more.
 
     Raises:
         NodeNotRunning: nobody listens, or something else does.
         R3mesError: what the node answers instead.
     """
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    _, content = _exchange(config, "POST", "/rpc", json.dumps(message))
+    timeout = TIMEOUT_S + patience_s
+    _, content = _exchange(config, "POST", "/rpc", json.dumps(message), timeout=timeout)
     if "result" in content:
         return content["result"]
     error = content.get("error", {})
@@ -90,7 +91,13 @@ def admin_socket(config: Config) -> Path:
 
 
 def _exchange(
-    config: Config, verb: str, path: str, body: str | None = None, *, with_key: bool = True
+    config: Config,
+    verb: str,
+    path: str,
+    body: str | None = None,
+    *,
+    with_key: bool = True,
+    timeout: float = TIMEOUT_S,
 ) -> tuple[int, dict[str, Any]]:
     """The status and the JSON object of one answer."""
     from http.client import HTTPConnection, HTTPException
@@ -98,9 +105,9 @@ def _exchange(
     from r3mes.node.cli.line import admin_line
 
     headers = {"content-type": "application/json"} if body else {}
-    connection: HTTPConnection | None = admin_line(admin_socket(config), TIMEOUT_S)
+    connection: HTTPConnection | None = admin_line(admin_socket(config), timeout)
     if connection is None:
-        connection = HTTPConnection(api_address(config), timeout=TIMEOUT_S)
+        connection = HTTPConnection(api_address(config), timeout=timeout)
         headers |= {"authorization": f"Bearer {api_key(config)}"} if with_key else {}
     try:
         connection.request(verb, path, body, headers)

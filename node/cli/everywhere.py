@@ -36,7 +36,14 @@ VALUES = {option.name for option in OPTIONS if option.metavar}
 
 
 class Group(TyperGroup):
-    """The application as a group of commands, with the options of `OPTIONS`."""
+    """A group of commands that is quick to start, like `Command`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _settled(super().get_params(ctx))
+
+
+class Application(Group):
+    """All commands, with the options of `OPTIONS`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         values, rest = take(args)
@@ -44,9 +51,6 @@ class Group(TyperGroup):
             ctx.fail(f"Option {missing!r} requires an argument.")
         ctx.obj = _session(values)
         return super().parse_args(ctx, rest)
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _settled(super().get_params(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         ours = [(f"{one.name} {one.metavar}".rstrip(), one.help) for one in OPTIONS]

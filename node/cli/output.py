@@ -52,3 +52,12 @@ def duration(seconds: float) -> str:
 def remes(uremes: int) -> str:
     """An amount of base units in the coin's unit; an uremes is a millionth."""
     return f"{uremes / 1_000_000:.6f} REMES"
+
+
+def size(count: float) -> str:
+    """Such as ``412 GiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB" if count < 10 else f"{count:.0f} GiB"

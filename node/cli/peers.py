@@ -1,4 +1,4 @@
-"""`r3mes peers`: who is connected and what they serve."""
+"""`r3mes peers`: who is connected and what they serve; connect, disconnect, ban."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from r3mes.node.cli.api import get
+from r3mes.node.cli.api import call, get
+from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import duration, show, show_json, table
 from r3mes.node.cli.session import session
 
+app = typer.Typer(help="List connected peers; connect, disconnect, ban.", cls=Group)
+
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Peer = Annotated[str, typer.Argument(help="A peer id, as `r3mes peers` shows it.")]
 HEAD = ("PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE")
 
 
-def peers(
-    context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """List connected peers and their models."""
+@app.callback(invoke_without_command=True)
+def peers(context: typer.Context, json: Json = False) -> None:
+    """List connected peers and their models, the longest connected first."""
+    if context.invoked_subcommand is not None:
+        return
     found = get(session(context).load().config, "/node/status")["peers"]
     if json:
         show_json(found)
@@ -28,8 +33,64 @@ def peers(
         show("No peer is connected. Name some as p2p.bootstrap in the configuration.")
 
 
+@app.command()
+def connect(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(help="Such as /ip4/203.0.113.5/tcp/7330/p2p/12D3KooW…")],
+) -> None:
+    """Dial a peer."""
+    found = call(session(context).load().config, "net_connect", addr=address)
+    show(f"connected to {found['peer_id']}, {found['rtt_ms']:.0f} ms there and back")
+
+
+@app.command()
+def disconnect(context: typer.Context, peer: Peer) -> None:
+    """Close the connections to a peer; it may come back, unlike one that is banned."""
+    call(session(context).load().config, "net_disconnect", peer_id=peer)
+    show(f"disconnected from {peer}   to keep it away: r3mes peers ban {peer}")
+
+
+@app.command()
+def ban(
+    context: typer.Context,
+    peer: Peer,
+    seconds: Annotated[
+        float | None, typer.Option(help="For how long; for good if left out.", min=1)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks at the list.")] = "",
+) -> None:
+    """Close the connections to a peer and take no new one."""
+    config = session(context).load().config
+    call(config, "net_ban", peer_id=peer, ttl_s=seconds, reason=reason)
+    show(f"banned {peer}   to take it back: r3mes peers unban {peer}")
+
+
+@app.command()
+def unban(context: typer.Context, peer: Peer) -> None:
+    """Let a banned peer connect again."""
+    call(session(context).load().config, "net_unban", peer_id=peer)
+    show(f"{peer} may connect again")
+
+
+@app.command(cls=Command)
+def bans(context: typer.Context, json: Json = False) -> None:
+    """List the bans in force, the newest first."""
+    found = call(session(context).load().config, "net_bans")
+    if json:
+        show_json(found)
+    elif found:
+        show(table(tuple(key.upper() for key in found[0]), [tuple(one.values()) for one in found]))
+    else:
+        show("Nobody is banned.")
+
+
 def _row(peer: Mapping[str, Any]) -> tuple[object, ...]:
-    models = ",".join(model["name"] for model in peer["models"]) or "-"
-    rtt = "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.0f}ms"
-    counts = (peer["served"], peer["failed"], duration(peer["age_s"]))
-    return peer["peer_id"], peer["mode"], rtt, models, *counts
+    return (
+        peer["peer_id"],
+        peer["mode"],
+        "-" if peer["rtt_ms"] is None else f"{peer['rtt_ms']:.0f}ms",
+        ",".join(model["name"] for model in peer["models"]) or "-",
+        peer["served"],
+        peer["failed"],
+        duration(peer["age_s"]),
+    )

@@ -59,14 +59,19 @@ def _statuses() -> str:
 def _commands(group: Any, context: Any) -> Iterator[str]:
     for name, command in group.commands.items():
         inner = command.context_class(command, info_name=name, parent=context)
-        if hasattr(command, "commands"):
+        inside = hasattr(command, "commands")
+        if not inside or command.invoke_without_command:
+            yield _command(command, inner)
+        if inside:
             yield from _commands(command, inner)
-            continue
-        usage = " ".join([inner.command_path, *command.collect_usage_pieces(inner)])
-        records = [one for one in _records(command, inner) if "--help" not in one[0]]
-        table = "\n" + _table("argument or option", records) if records else ""
-        text = " ".join(str(command.help).split())
-        yield f"\n## `{inner.command_path}`\n\n{text}\n\n    {usage}\n{table}"
+
+
+def _command(command: Any, inner: Any) -> str:
+    usage = " ".join([inner.command_path, *command.collect_usage_pieces(inner)])
+    records = [one for one in _records(command, inner) if "--help" not in one[0]]
+    table = "\n" + _table("argument or option", records) if records else ""
+    text = " ".join(str(command.callback.__doc__).split())
+    return f"\n## `{inner.command_path}`\n\n{text}\n\n    {usage}\n{table}"
 
 
 def _records(command: Any, context: Any) -> list[tuple[str, str]]:

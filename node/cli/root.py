@@ -21,12 +21,12 @@ from r3mes.node.cli import (
     status,
     wallet,
 )
-from r3mes.node.cli.everywhere import Command, Group
+from r3mes.node.cli.everywhere import Application, Command
 from r3mes.node.cli.output import show
 
 app = typer.Typer(
     name="r3mes",
-    cls=Group,
+    cls=Application,
     help="A node of the R3MES network: serve AI models to others, use those of others.",
     epilog="Start with: r3mes init",
     rich_markup_mode=None,
@@ -72,11 +72,11 @@ COMMANDS = (
     chat.chat,
     status.status,
     health.health,
-    peers.peers,
-    models.models,
 )
 for command in COMMANDS:
     app.command(cls=Command)(command)
+app.add_typer(peers.app, name="peers")
+app.add_typer(models.app, name="models")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(config.app, name="config")
 app.add_typer(backups.app, name="backup", no_args_is_help=True)

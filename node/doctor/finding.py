@@ -52,12 +52,3 @@ class Subject:
 def failed(name: str, error: R3mesError) -> Finding:
     """The finding for something that was refused, with the advice of its error."""
     return Finding(name, "fail", error.detail, error.do)
-
-
-def size(count: float) -> str:
-    """Such as ``412 GiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB" if count < 10 else f"{count:.0f} GiB"

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from r3mes.node.doctor.finding import Finding, Subject, size
+from r3mes.node.cli.output import size
+from r3mes.node.doctor.finding import Finding, Subject
 
 GIB = 1 << 30
 LITTLE_DISK, TOO_LITTLE_DISK = 2 * GIB, 64 << 20

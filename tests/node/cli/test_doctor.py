@@ -20,7 +20,7 @@ from r3mes.node.cli.backup import record_backup
 from r3mes.node.doctor import engine, machine, network, place
 from r3mes.node.doctor.checks import CHECKS
 from r3mes.node.doctor.engine import models
-from r3mes.node.doctor.finding import Finding, Subject, size
+from r3mes.node.doctor.finding import Finding, Subject
 from r3mes.node.running import Running
 
 if TYPE_CHECKING:
@@ -170,13 +170,6 @@ async def test_models_that_cannot_be_loaded(node: Cli, tmp_path: Path) -> None:
     hub = Config(models=(Model(id="nobody/never-fetched"),))
     (found,) = await models(Subject(hub, node.datadir))
     assert (found.verdict, "fetched when the node starts" in found.what) == ("info", True)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (2048, "2 KiB"), (1536 << 20, "1.5 GiB"), (62 << 30, "62 GiB")]
-)
-def test_sizes(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_the_command_tells_its_findings(

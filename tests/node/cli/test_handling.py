@@ -1,0 +1,142 @@
+"""peers and models with their subcommands, over an admin socket with the real methods behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+import trio
+
+from r3mes.actors.bans import Ban
+from r3mes.errors import ModelNotFound, PeerUnreachable
+from r3mes.ids import PeerId
+from r3mes.node.catalogue import (
+    ModelListed,
+    ModelProcess,
+    ModelShown,
+    ModelState,
+    ModelVerified,
+)
+from r3mes.node.http.app import build_admin_app
+from r3mes.node.http.server import HttpServer
+from r3mes.node.peers import Connected, PeerShown, Reachability
+from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.model import ModelMethods
+from r3mes.node.rpc.methods.net import NetMethods
+
+if TYPE_CHECKING:
+    from tests.node.cli.conftest import Cli, Ran
+    from tests.node.conftest import Api
+
+Ask: TypeAlias = "Callable[..., Awaitable[Ran]]"
+pytestmark = pytest.mark.net
+
+
+@dataclass
+class SmallPeers:
+    banned: list[Ban] = field(default_factory=list)
+
+    async def shown(self) -> list[PeerShown]:
+        raise NotImplementedError
+
+    async def connect(self, addr: str) -> Connected:
+        raise PeerUnreachable(f"{addr} does not answer")
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """It goes."""
+
+    async def ban(self, peer: PeerId, *, ttl_s: float | None, reason: str) -> Ban:
+        self.banned.append(Ban(peer, reason, 0, None if ttl_s is None else int(ttl_s * 1000)))
+        return self.banned[-1]
+
+    async def unban(self, peer: PeerId) -> None:
+        self.banned.clear()
+
+    def bans(self) -> Sequence[Ban]:
+        return self.banned
+
+    def reachability(self) -> Reachability:
+        raise NotImplementedError
+
+
+class SmallCatalogue:
+    state = "ready"
+
+    def local(self) -> list[ModelListed]:
+        raise NotImplementedError
+
+    async def network(self) -> list[ModelListed]:
+        raise NotImplementedError
+
+    async def show(self, model: str) -> ModelShown:
+        listed = ModelListed(model, "ab", 512, 100, 200, "12D3KooWpeer", "ready")
+        return ModelShown(model, None, [listed])
+
+    def processes(self) -> list[ModelProcess]:
+        one = ("cpu", "bfloat16", 1024, 3 << 20, 12.0, 1, 2, 4)
+        return [ModelProcess("tiny", self.state, *one)]
+
+    async def load(self, model: str) -> ModelState:
+        return self._turn(model, "loading")
+
+    async def unload(self, model: str, *, patience_s: float) -> ModelState:
+        return self._turn(model, "unloaded")
+
+    def _turn(self, model: str, state: str) -> ModelState:
+        if model != "tiny":
+            raise ModelNotFound(f"this node has no model named {model!r}")
+        self.state = state
+        return ModelState(model, state, None)
+
+    async def verify(self, model: str) -> ModelVerified:
+        raise NotImplementedError
+
+
+@pytest.fixture
+async def ask(cli: Cli, api: Api, nursery: trio.Nursery) -> Ask:
+    cli.datadir.mkdir()
+    rpc = Dispatcher(NetMethods(SmallPeers()), ModelMethods(SmallCatalogue(), drain_seconds=1))
+    app = build_admin_app(gateway=api.gateway, state=api.state, rpc=rpc)
+    listen = f"unix:{cli.datadir / 'admin.sock'}"
+    await nursery.start(HttpServer(app, listen=listen, drain_seconds=5).run)
+
+    async def ask(*words: str) -> Ran:
+        return await trio.to_thread.run_sync(partial(cli, *words))
+
+    return ask
+
+
+async def test_connecting_says_why_not(ask: Ask) -> None:
+    ran = await ask("peers", "connect", "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWpeer")
+    assert (ran.code, ran.err.split(":")[0]) == (69, "error R3-NET-003")
+    assert (await ask("peers", "disconnect", "12D3KooWpeer")).code == 0
+
+
+async def test_bans(ask: Ask) -> None:
+    assert (await ask("peers", "bans")).out == "Nobody is banned.\n"
+    ran = await ask("peers", "ban", "12D3KooWx", "--seconds", "60", "--reason", "floods")
+    assert "r3mes peers unban 12D3KooWx" in ran.out
+    assert "floods" in (await ask("peers", "bans")).out
+    (ban,) = json.loads((await ask("peers", "bans", "--json")).out)
+    assert ban["until_ms"] == 60000
+    assert (await ask("peers", "unban", "12D3KooWx")).code == 0
+    assert json.loads((await ask("peers", "bans", "--json")).out) == []
+
+
+async def test_models_at_work(ask: Ask) -> None:
+    lines = (await ask("models", "ps")).out.splitlines()
+    assert lines[1].split() == "tiny ready cpu 3 MiB 1024 1 of 4 2 12s".split()  # noqa: SIM905
+    assert "r3mes models load tiny" in (await ask("models", "unload", "tiny")).out
+    assert json.loads((await ask("models", "ps", "--json")).out)[0]["state"] == "unloaded"
+    assert (await ask("models", "load", "tiny")).out.startswith("tiny: loading")
+    assert (await ask("models", "unload", "none")).code == 66
+
+
+async def test_one_model(ask: Ask) -> None:
+    shown = (await ask("models", "show", "other")).out
+    assert "offered by 12D3KooWpeer at 100 / 200 uremes per million tokens" in shown
+    assert json.loads((await ask("models", "show", "other", "--json")).out)["local"] is None
