@@ -89,3 +89,11 @@ def write_secret(path: Path, secret: str) -> None:
         file.write(f"{secret}\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_secret(path: Path, secret: str) -> None:
+    """Put ``secret`` in the place of the one in ``path``; readers see one of the two, whole."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    write_secret(draft, secret)
+    draft.replace(path)

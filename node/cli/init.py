@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -121,22 +120,14 @@ def _new_passphrase(config: Config, file: Path | None, tell: Tell) -> str:
 
 
 def _api_key(config: Config, tell: Tell) -> None:
-    import trio
+    from r3mes.node.cli.keyring import ask_keyring
 
     path = config.api.key_file
     created = not path.exists()
     if created:
-        write_secret(path, trio.run(_new_key, config.node.datadir))
+        made = ask_keyring(config, "key_create", name="default", scopes="ri")
+        write_secret(path, made["secret"])
     tell(f'API key "default" (scopes: r i)  ->  {home(path)} (0600)', created=created)
-
-
-async def _new_key(datadir: Path) -> str:
-    from r3mes.actors.keyring import Keyring, NewKey
-    from r3mes.actors.store import open_store
-
-    async with open_store(datadir) as store:
-        keyring = Keyring(store, now_ms=lambda: time.time_ns() // 1_000_000)
-        return (await keyring.create(NewKey("default", "ri"))).secret
 
 
 def _next_steps(config: Config) -> str:

@@ -15,6 +15,7 @@ from r3mes.node.cli import (
     doctor,
     health,
     init,
+    keys,
     models,
     peers,
     run,
@@ -78,6 +79,7 @@ for command in COMMANDS:
 app.add_typer(peers.app, name="peers")
 app.add_typer(models.app, name="models")
 app.add_typer(wallet.app, name="wallet")
+app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.add_typer(backups.app, name="backup", no_args_is_help=True)
 app.command()(demo.demo)
