@@ -123,7 +123,8 @@ def _tell_of_passphrase(config: Config, manifest: Manifest) -> None:
 
 def _contents(manifest: Manifest) -> str:
     wallets = sum(name.endswith(".json") for name in manifest.names())
-    return f"{len(manifest.files)} files, {wallets} wallets, schema {manifest.schema}"
+    plural = "" if wallets == 1 else "s"
+    return f"{len(manifest.files)} files, {wallets} wallet{plural}, schema {manifest.schema}"
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:

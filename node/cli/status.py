@@ -9,7 +9,7 @@ import typer
 
 from r3mes.node.cli.advice import advise
 from r3mes.node.cli.api import get
-from r3mes.node.cli.output import duration, short, show, show_json
+from r3mes.node.cli.output import duration, remes, short, show, show_json, size
 from r3mes.node.cli.session import session
 
 
@@ -34,9 +34,12 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"Reach    {found['reachability']['verdict'].upper()}"
     for model in found["models"] or [None]:
         yield "Models   " + (_model(model) if model else "none of its own; requests go to peers")
-    load = found["load"]
-    yield (f"Load     {load['running']} running · {load['queued']} queued · {load['slots']} slots")
-    yield f"Peers    {len(found['peers'])}"
+    yield f"Load     {_load(found['load'])}   {_recent(found['last_60s'])}"
+    routed = found["routed"]
+    yield f"Peers    {len(found['peers'])}   routed in {routed['in']} · out {routed['out']}"
+    if (today := found["today"]) is not None:
+        earned, spent = remes(today["earned_uremes"]), remes(today["spent_uremes"])
+        yield f"Earned   {earned} today · spent {spent}"
     yield f"Wallet   {found['wallet']['address']}"
     for warning in found.get("warnings", ()):
         yield f"Warning  {warning}"
@@ -45,6 +48,24 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    context = f"ctx {model['context']}" if model["context"] else None
-    parts = (model["name"], model["device"], context, model["state"], model["why"])
+    idle = model["idle_s"]
+    parts = (
+        model["name"],
+        model["device"],
+        size(model["memory_bytes"]) if model["memory_bytes"] else None,
+        f"ctx {model['context']}" if model["context"] else None,
+        model["state"] if idle is None else f"{model['state']}, idle {duration(idle)}",
+        model["why"],
+    )
     return "  ".join(str(part) for part in parts if part)
+
+
+def _load(load: Mapping[str, Any]) -> str:
+    return f"{load['running']} running · {load['queued']} queued · {load['slots']} slots"
+
+
+def _recent(last: Mapping[str, Any]) -> str:
+    refused = f" {last['refused']} refused" if last["refused"] else ""
+    ttft = last["ttft_p50_s"]
+    first = f", ttft p50 {ttft:.2f} s" if ttft is not None else ""
+    return f"last 60 s: {last['ok']} ok {last['failed']} failed{refused}{first}"

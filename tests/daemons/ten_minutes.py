@@ -142,6 +142,8 @@ def compared(shown: str) -> list[str]:
         (r"remes1[a-z0-9…]+", "ADDRESS"),
         (r"\b[0-9a-f]{12,64}\b", "HASH"),
         (r"\d{8}T\d{6}Z", "TIME"),
+        (r"last 60 s:.*", "LATELY"),
+        (r"\b(\d+[dhms]){1,2}\b", "AGE"),
         (r"\d+(\.\d+)*", "N"),
     ):
         shown = re.sub(pattern, name, shown)

@@ -150,7 +150,15 @@ STATUS = {
     "uptime_s": 3700.0,
     "reachability": {"verdict": "unknown"},
     "models": [
-        {"name": "org/tiny", "state": "ready", "why": None, "device": "cpu", "context": 512}
+        {
+            "name": "org/tiny",
+            "state": "ready",
+            "why": None,
+            "device": "cpu",
+            "context": 512,
+            "memory_bytes": 3 << 20,
+            "idle_s": 12.0,
+        }
     ],
     "load": {"running": 1, "queued": 2, "slots": 4},
     "last_60s": {"ok": 2, "cancelled": 0, "refused": 1, "failed": 0, "ttft_p50_s": 0.21},
