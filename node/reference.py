@@ -8,6 +8,7 @@ from r3mes.config.reference import config_page
 from r3mes.errors import REGISTRY
 from r3mes.node.cli.reference import cli_page
 from r3mes.node.metrics.reference import metrics_page
+from r3mes.node.rpc.reference import rpc_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -34,6 +35,7 @@ def main() -> None:
     (DOCS / "config.md").write_text(config_page())
     (DOCS / "cli.md").write_text(cli_page())
     (DOCS / "metrics.md").write_text(metrics_page())
+    (DOCS / "rpc.md").write_text(rpc_page())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from r3mes.errors import REGISTRY
 from r3mes.node.cli.reference import cli_page
 from r3mes.node.metrics.reference import metrics_page
 from r3mes.node.reference import errors_page
+from r3mes.node.rpc.reference import rpc_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -36,6 +37,10 @@ def test_every_command_is_documented() -> None:
 
 def test_every_metric_is_documented() -> None:
     assert (ROOT / "docs/metrics.md").read_text() == metrics_page()
+
+
+def test_every_method_is_documented() -> None:
+    assert (ROOT / "docs/rpc.md").read_text() == rpc_page()
 
 
 def test_error_ids_and_rpc_codes_are_unique() -> None:

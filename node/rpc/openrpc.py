@@ -6,9 +6,9 @@ reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -35,17 +35,15 @@ ANY_METHOD: tuple[type[R3mesError], ...] = (
 )
 """What every method may answer with, the last for what nobody foresaw."""
 
+Schemas: TypeAlias = dict[str, Any]
+
 REF = "#/components/schemas/{model}"
 
 
 def document(methods: Iterable[Method]) -> dict[str, object]:
     """The whole document."""
     listed = sorted(methods, key=lambda method: method.name)
-    params = {method.name: Params(method.call) for method in listed}
-    takes = [(name, "validation", TypeAdapter(one.model)) for name, one in params.items()]
-    gives = [(name, "serialization", TypeAdapter(one.result)) for name, one in params.items()]
-    schemas, shared = TypeAdapter.json_schemas([*takes, *gives], ref_template=REF)  # type: ignore[list-item]
-    definitions: dict[str, Any] = shared.get("$defs", {})
+    takes, gives, shared = _schemas(listed)
     return {
         "openrpc": "1.3.2",
         "info": {"title": "R3MES node", "version": version("r3mes")},
@@ -58,20 +56,33 @@ def document(methods: Iterable[Method]) -> dict[str, object]:
                 "description": method.description,
                 "x-scope": method.scope,
                 "paramStructure": "either",
-                "params": _params(schemas[method.name, "validation"], definitions),
-                "result": {"name": "result", "schema": schemas[method.name, "serialization"]},
+                "params": _params(takes[method.name]),
+                "result": {"name": "result", "schema": gives[method.name]},
                 "errors": [{"$ref": f"#/components/errors/{code}"} for code in errors_of(method)],
             }
             for method in listed
         ],
-        "components": {"schemas": definitions, "errors": _errors(listed)},
+        "components": {"schemas": shared, "errors": _errors(listed)},
     }
 
 
-def _params(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[dict[str, object]]:
+def _schemas(methods: Sequence[Method]) -> tuple[Schemas, Schemas, Schemas]:
+    """The JSON schemas of parameters and of results, by method; and of the types they share."""
+    params = {method.name: Params(method.call) for method in methods}
+    takes = [(name, "validation", TypeAdapter(one.model)) for name, one in params.items()]
+    gives = [(name, "serialization", TypeAdapter(one.result)) for name, one in params.items()]
+    found, extra = TypeAdapter.json_schemas([*takes, *gives], ref_template=REF)  # type: ignore[list-item]
+    shared: Schemas = dict(extra.get("$defs", {}))
+    roots: Schemas = {}
+    for name in params:
+        schema = found[name, "validation"]  # type: ignore[index]
+        reference = str(schema.get("$ref", "")).rpartition("/")[2]
+        roots[name] = shared.pop(reference) if reference else schema
+    return roots, {name: found[name, "serialization"] for name in params}, shared  # type: ignore[index]
+
+
+def _params(schema: Mapping[str, Any]) -> list[dict[str, object]]:
     """The properties of the model of the parameters, each as a content descriptor."""
-    if reference := schema.get("$ref"):
-        schema = definitions[reference.rpartition("/")[2]]
     needed = schema.get("required", ())
     return [
         {
