@@ -23,7 +23,7 @@ class Doorway:
 
     def __init__(self, what: str, admit: Callable[[], None] = lambda: None) -> None:
         self._what, self._admit = what, admit
-        self._shut = trio.Event()
+        self._shut = False
         self._empty = trio.Event()
         self.inside = 0
 
@@ -32,11 +32,11 @@ class Doorway:
         """Hold a place for one piece of work.
 
         Raises:
-            NotReady: the node is stopping.
+            NotReady: it is shut.
             R3mesError: as ``admit`` says.
         """
-        if self._shut.is_set():
-            raise NotReady(f"the node is stopping and takes no new {self._what}")
+        if self._shut:
+            raise NotReady(f"the node drains and takes no new {self._what}")
         self._admit()
         self.inside += 1
         try:
@@ -47,13 +47,20 @@ class Doorway:
 
     def shut(self) -> None:
         """Let nobody in any more."""
-        self._shut.set()
+        self._shut = True
         self._settle()
 
+    def open(self) -> None:
+        """Let people in again; nobody waits for it to be empty any longer."""
+        if self._shut:
+            self._shut = False
+            self._empty.set()
+            self._empty = trio.Event()
+
     def _settle(self) -> None:
-        if self._shut.is_set() and not self.inside:
+        if self._shut and not self.inside:
             self._empty.set()
 
     async def wait_empty(self) -> None:
-        """Wait until it is shut and nobody is inside."""
+        """Wait until it is shut and nobody is inside, or until it is opened again."""
         await self._empty.wait()

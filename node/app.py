@@ -46,7 +46,9 @@ from r3mes.ids import PeerId
 from r3mes.node import lifecycle, logs
 from r3mes.node.catalogue import Catalogue
 from r3mes.node.clock import ClockWatch, now_ms
+from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
+from r3mes.node.ending import Stop
 from r3mes.node.estimates import Estimates
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
@@ -54,6 +56,7 @@ from r3mes.node.http.child import HttpChild
 from r3mes.node.http.guards import Allowed
 from r3mes.node.http.rates import Rates
 from r3mes.node.lan import Lan
+from r3mes.node.logs.levels import LogLevels
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.looking import Looking
 from r3mes.node.metrics.page import build_page
@@ -70,10 +73,12 @@ from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.rpc.methods.node_control import NodeControl
 from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
+from r3mes.node.tasks import running_tasks
 from r3mes.node.vault import Vault
 from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
@@ -121,6 +126,8 @@ class Node:
         self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
         self.active = Active()
         self._peers_door = Doorway("requests of peers", self._admit_peer)
+        self._api_door = Doorway("requests", vault.admit)
+        self._doors = Doors([self._api_door, self._peers_door])
         self.bans = Bans(self.store, own=key.peer_id, now_ms=now_ms)
         self.network = Network(
             key,
@@ -147,8 +154,10 @@ class Node:
             peers=self.peers,
             recent=self._recent,
             earnings=self.earnings,
+            doors=self._doors,
         )
-        self._api_door = Doorway("requests", vault.admit)
+        self.log_levels = LogLevels()
+        self.stop = Stop()
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self._gateway = self._gateway_of()
         self._rates = Rates(config.limits)
@@ -241,8 +250,17 @@ class Node:
         max_price = config.wallet.max_price_uremes
         catalogue = Catalogue(config.models, own, inference, self._routes)
         estimates = Estimates(own, self._routes, inference, max_price=max_price)
+        control = NodeControl(
+            doors=self._doors,
+            drain_seconds=config.limits.drain_seconds,
+            tasks=lambda: running_tasks(self.root, self.canary),
+            log_levels=self.log_levels,
+            reload=self.reload.reload,
+            stop=self.stop,
+        )
         return Dispatcher(
             NodeMethods(self.state),
+            control,
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
@@ -283,8 +301,7 @@ class Node:
             app,
             listen=api.listen,
             drain_seconds=self._config.limits.drain_seconds,
-            doors=(self._api_door, self._peers_door),
-            on_drain=self.state.stopping,
+            doors=self._doors,
         )
 
     def _looking(self) -> Looking:
@@ -338,9 +355,10 @@ class Node:
         ]
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
+        levels = ChildSpec("log-levels", self.log_levels.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
-        return Supervisor("work", [*models, router, *lan, canary, clock])
+        return Supervisor("work", [*models, router, *lan, canary, clock, levels])
 
     def _surface(self) -> Supervisor:
         """What answers programs; admin socket and metrics also while the API drains."""
@@ -421,7 +439,7 @@ def run_node(
 
     async def main() -> int:
         node = Node(reload, key, vault, on_ready)
-        handles = lifecycle.Handles(node.state.line, node.heartbeat, reload.reload)
+        handles = lifecycle.Handles(node.state.line, node.heartbeat, reload.reload, node.stop)
         return await lifecycle.serve(
             node.root, drain_timeout=reload.config.limits.drain_seconds, handles=handles
         )

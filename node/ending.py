@@ -6,6 +6,8 @@ import os
 import threading
 import time
 
+import trio
+
 from r3mes.errors import R3mesError
 
 GRACE = 1.0
@@ -23,3 +25,16 @@ def hard_exit_after(seconds: float, status: int) -> None:
         os._exit(status)
 
     threading.Thread(target=end, name="hard-exit", daemon=True).start()
+
+
+class Stop:
+    """How the node itself asks for its end."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self.drain = True
+
+    def ask(self, *, drain: bool) -> None:
+        """End soon: after the answers in flight, or with ``drain`` false at once."""
+        self.drain = drain
+        self.asked.set()

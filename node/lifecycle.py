@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -18,7 +18,7 @@ from r3mes.actors.kernel.child import State
 from r3mes.actors.kernel.escalation import on_stuck
 from r3mes.actors.kernel.supervisor import Supervisor
 from r3mes.errors import R3mesError
-from r3mes.node.ending import FAILED, GRACE, hard_exit_after
+from r3mes.node.ending import FAILED, GRACE, Stop, hard_exit_after
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.loop_watch import LoopWatch
 from r3mes.node.systemd import extend, notify, reloading
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 STATUS_S = 2.0
 """How often the status line is looked at; it is sent when it has changed."""
+ANSWER_S = 0.2
+"""Between the node's wish to stop and its stop: the answer to whoever asked for it gets out."""
 START_S = 30.0
 """What a node that is still starting asks for, again and again."""
 
@@ -39,11 +41,13 @@ class Handles:
         status: what the node does now, in a line, once it is up.
         heartbeat: run while the node is up; None if nobody is to be asked.
         reload: reads the configuration again; says what came of it in the log.
+        stop: how the node itself asks for its end.
     """
 
     status: Callable[[], str] = lambda: "serving"
     heartbeat: Heartbeat | None = None
     reload: Callable[[], Awaitable[object]] | None = None
+    stop: Stop = field(default_factory=Stop)
 
 
 def run(main: Callable[[], Awaitable[int]]) -> int:
@@ -71,6 +75,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(LoopWatch().run)
             nursery.start_soon(process.heed, signals)
+            nursery.start_soon(process.heed_itself)
             nursery.start_soon(process.tell_systemd)
             nursery.start_soon(process.beat)
             status = await _live(root, process)
@@ -116,6 +121,16 @@ class _Process:
                 self.status = 128 + number
                 self.scope.cancel()
                 hard_exit_after(GRACE, self.status)
+
+    async def heed_itself(self) -> None:
+        """Stop when the node asks for it."""
+        stop = self._handles.stop
+        await stop.asked.wait()
+        await trio.sleep(ANSWER_S)
+        if not self._stopping.is_set():
+            self._drain()
+        if not stop.drain:
+            self.scope.cancel()
 
     def _hung_up(self) -> bool:
         return self._had_terminal and not _terminal()

@@ -20,6 +20,7 @@ from r3mes.node.backup.record import last_backup
 from r3mes.node.catalogue import idle_s
 from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.clock import ClockWatch
+from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
 from r3mes.node.network import Network
 from r3mes.node.peers import Peers
@@ -84,6 +85,7 @@ class State:
         peers: Peers,
         recent: Recent,
         earnings: Earnings,
+        doors: Doors,
     ) -> None:
         self._peers, self._recent, self._earnings = peers, recent, earnings
         self._reload, self._clock, self._vault, self._store = reload, clock, vault, store
@@ -91,11 +93,7 @@ class State:
         self._canary = canary
         self._started = trio.current_time()
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self.draining = False
-
-    def stopping(self) -> None:
-        """From now on the node says that it stops."""
-        self.draining = True
+        self._doors = doors
 
     def info(self) -> NodeInfo:
         """Who this node is."""
@@ -111,7 +109,7 @@ class State:
     async def health(self) -> Health:
         """Whether requests can be answered now, check by check."""
         checks = [
-            _check("accepting", "the node is stopping" if self.draining else None),
+            _check("accepting", self._not_accepting()),
             _check("wallet", None if self._vault.is_open else LOCKED),
             _check("store", self._store.problem()),
             _check("network", None if self._network.addrs else "the network side is starting"),
@@ -125,8 +123,10 @@ class State:
 
     def line(self) -> str:
         """What the node does now, for the one line that systemd shows."""
-        if self.draining:
+        if self._doors.stopping:
             return "finishing what was accepted"
+        if self._doors.shut:
+            return "drained, takes no new requests"
         if not self._vault.is_open:
             return "wallet locked, open it with: r3mes wallet unlock"
         boards = self._inference.boards()
@@ -152,6 +152,11 @@ class State:
         if (jump := self._clock.last) is not None:
             found.append(str(jump))
         return found
+
+    def _not_accepting(self) -> str | None:
+        if self._doors.stopping:
+            return "the node is stopping"
+        return "the node is drained until node_resume is called" if self._doors.shut else None
 
     async def _without_model(self) -> str | None:
         """Why no model can be asked for; None if one can."""

@@ -71,6 +71,11 @@ class Supervisor:
         self._draining = False
 
     @property
+    def specs(self) -> tuple[ChildSpec, ...]:
+        """The children, in the order of their start and of `statistics`."""
+        return self._specs
+
+    @property
     def stop_timeout(self) -> float:
         """Seconds within which `run` ends once it is cancelled, if no child is stuck."""
         return sum(spec.stop_timeout for spec in self._specs) + 1.0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import trio
 from starlette.types import ASGIApp
 
-from r3mes.actors.doorway import Doorway
+from r3mes.node.doors import Doors
 from r3mes.node.http.probe import ask_api
 from r3mes.node.http.server import HttpServer
 
@@ -19,8 +17,7 @@ class HttpChild:
         app: what answers.
         listen: ``host:port`` or ``unix:PATH``.
         drain_seconds: how long answers in flight may go on when it is drained.
-        doors: shut when it is drained; what they let in is waited for.
-        on_drain: called when it is drained.
+        doors: shut for good when it is drained; what they let in is waited for.
         key: of the configuration, where ``listen`` comes from.
     """
 
@@ -30,11 +27,10 @@ class HttpChild:
         *,
         listen: str,
         drain_seconds: float,
-        doors: Sequence[Doorway] = (),
-        on_drain: Callable[[], None] = lambda: None,
+        doors: Doors | None = None,
         key: str = "api.listen",
     ) -> None:
-        self._app, self._doors, self._on_drain = app, doors, on_drain
+        self._app, self._doors = app, doors
         self._drain_seconds, self._key = drain_seconds, key
         self.address = listen
         """Where it listens; of port 0 the port that was bound, once it has started."""
@@ -47,8 +43,8 @@ class HttpChild:
         async with trio.open_nursery() as nursery:
             self.address = await nursery.start(self._server.run)
             task_status.started()
-        for door in self._doors:  # drained: what the doors let in needs the rest of the node
-            await door.wait_empty()
+        if self._doors is not None:  # drained: what they let in needs the rest of the node
+            await self._doors.wait_empty()
 
     async def answers(self) -> None:
         """Return once the API has answered a request.
@@ -60,9 +56,8 @@ class HttpChild:
 
     def drain(self) -> None:
         """Refuse new work at every door, let answers in flight end."""
-        self._on_drain()
-        for door in self._doors:
-            door.shut()
+        if self._doors is not None:
+            self._doors.stop()
         if self._server is not None:
             self._server.drain()
 

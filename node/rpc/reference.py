@@ -27,8 +27,8 @@ $ curl --unix-socket ~/.local/share/r3mes/admin.sock http://r3mes/rpc \\
     -d '{{"jsonrpc": "2.0", "id": 1, "method": "node_health"}}'
 ~~~
 
-Parameters are given by name or by position. A message is {MAX_DEPTH} deep and {MAX_BATCH} calls long
-at most, and as large as `api.max_body_bytes`; the calls of a batch run side by side.
+Parameters are given by name or by position. A message is at most {MAX_DEPTH} deep, {MAX_BATCH}
+calls long and as large as `api.max_body_bytes`; the calls of a batch run side by side.
 `rpc.discover` says all this to programs, with a JSON schema of every type.
 
 An error has the `code`, `message` and `data` of [errors.md](errors.md): `data.id` and `data.code`

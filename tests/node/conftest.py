@@ -22,7 +22,9 @@ from r3mes.node.http.app import build_app
 from r3mes.node.http.rates import Rates
 from r3mes.node.http.server import HttpServer
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods import NAMESPACES
 from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.state import Check, Health, NodeInfo
 
 KEY_FILE = Path("/home/al/.config/r3mes/api-key")
@@ -245,7 +247,7 @@ def audited(tmp_path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
 async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
     gateway, state = SmallGateway(), SmallState()
-    rpc = Dispatcher(NodeMethods(state))
+    rpc = Dispatcher(NodeMethods(state), *bare_namespaces(NodeMethods))
     rates = Rates(UNLIMITED)
     app = build_app(
         gateway=gateway,
@@ -260,6 +262,11 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     address = await nursery.start(http.run)
     yield Api(address, gateway, state, rpc, http, rates)
     http.drain()
+
+
+def bare_namespaces(*but: type) -> list[object]:
+    """All others without their parts: good for scopes and parameters, which come before them."""
+    return [kind.__new__(kind) for kind in NAMESPACES if kind not in (RpcMethods, *but)]
 
 
 Body: TypeAlias = dict[str, Any]

@@ -12,12 +12,14 @@ from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
+from r3mes.node.rpc.methods.node_control import NodeControl
 from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.rpc.methods.wallet import WalletMethods
 
 NAMESPACES: tuple[type, ...] = (
     RpcMethods,
     NodeMethods,
+    NodeControl,
     NetMethods,
     ModelMethods,
     InferMethods,
