@@ -75,10 +75,10 @@ def _schemas(methods: Sequence[Method]) -> tuple[Schemas, Schemas, Schemas]:
     shared: Schemas = dict(extra.get("$defs", {}))
     roots: Schemas = {}
     for name in params:
-        schema = found[name, "validation"]  # type: ignore[index]
+        schema = found[name, "validation"]
         reference = str(schema.get("$ref", "")).rpartition("/")[2]
         roots[name] = shared.pop(reference) if reference else schema
-    return roots, {name: found[name, "serialization"] for name in params}, shared  # type: ignore[index]
+    return roots, {name: found[name, "serialization"] for name in params}, shared
 
 
 def _params(schema: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -266,7 +266,7 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 def bare_namespaces(*but: type) -> list[object]:
     """All others without their parts: good for scopes and parameters, which come before them."""
-    return [kind.__new__(kind) for kind in NAMESPACES if kind not in (RpcMethods, *but)]
+    return [object.__new__(kind) for kind in NAMESPACES if kind not in (RpcMethods, *but)]
 
 
 Body: TypeAlias = dict[str, Any]

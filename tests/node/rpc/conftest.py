@@ -16,6 +16,8 @@ class Key:
     id: str = "test"
     name: str = "test"
     scopes: frozenset[str] = frozenset("riwa")
+    models: tuple[str, ...] | None = None
+    rpm: int | None = None
 
 
 @dataclass
