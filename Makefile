@@ -55,7 +55,7 @@ fmt: setup
 	@$(BIN)/ruff check --fix .
 
 bench: setup
-	@for name in kernel store envelope p2p; do $(BIN)/python -m benchmarks.$$name --json; done
+	@for name in kernel store envelope p2p http; do $(BIN)/python -m benchmarks.$$name --json; done
 
 # Resolve requirements/in.txt anew; arguments of uv in ARGS, such as ARGS="--upgrade-package trio".
 pins:

@@ -20,6 +20,7 @@ from r3mes.node.cli import (
     peers,
     run,
     status,
+    top,
     wallet,
 )
 from r3mes.node.cli.everywhere import Application, Command
@@ -73,6 +74,7 @@ COMMANDS = (
     chat.chat,
     status.status,
     health.health,
+    top.top,
 )
 for command in COMMANDS:
     app.command(cls=Command)(command)

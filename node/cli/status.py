@@ -27,13 +27,20 @@ def status(
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The status for people, a line for each subject."""
-    ready = "ready" if found["ready"] else "not ready: " + "; ".join(found["reasons"])
-    up = duration(found["uptime_s"])
-    yield f"Node     {short(found['peer_id'])} · up {up} · {ready} · {found['version']}"
+    node, *others = brief(found)
+    yield node
     yield f"Network  {found['chain_id']} · " + (" ".join(found["addrs"]) or "no address")
     yield f"Reach    {found['reachability']['verdict'].upper()}"
     for model in found["models"] or [None]:
         yield "Models   " + (_model(model) if model else "none of its own; requests go to peers")
+    yield from others
+
+
+def brief(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same without what is better shown as a table."""
+    ready = "ready" if found["ready"] else "not ready: " + "; ".join(found["reasons"])
+    up = duration(found["uptime_s"])
+    yield f"Node     {short(found['peer_id'])} · up {up} · {ready} · {found['version']}"
     yield f"Load     {_load(found['load'])}   {_recent(found['last_60s'])}"
     routed = found["routed"]
     yield f"Peers    {len(found['peers'])}   routed in {routed['in']} · out {routed['out']}"
