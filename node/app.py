@@ -46,6 +46,7 @@ from r3mes.ids import PeerId
 from r3mes.node import lifecycle, logs
 from r3mes.node.catalogue import Catalogue
 from r3mes.node.clock import ClockWatch, now_ms
+from r3mes.node.doctor.finding import Subject
 from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
 from r3mes.node.ending import Stop
@@ -57,6 +58,7 @@ from r3mes.node.http.guards import Allowed
 from r3mes.node.http.rates import Rates
 from r3mes.node.lan import Lan
 from r3mes.node.logs.levels import LogLevels
+from r3mes.node.logs.ring import RECENT
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.looking import Looking
 from r3mes.node.metrics.page import build_page
@@ -67,6 +69,8 @@ from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.db import DbMethods
+from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.key import KeyMethods
@@ -75,7 +79,7 @@ from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
 from r3mes.node.rpc.methods.wallet import WalletMethods
-from r3mes.node.running import Running, remove_running, write_running
+from r3mes.node.running import Running, read_running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
 from r3mes.node.tasks import running_tasks
@@ -267,7 +271,14 @@ class Node:
             WalletMethods(config),
             EarnMethods(self.earnings),
             KeyMethods(self.keyring, self.ledger),
+            DbMethods(self.store, lambda: self.reload.loaded),
+            DiagMethods(RECENT, self._subject),
         )
+
+    def _subject(self) -> Subject:
+        """This node, for the doctor."""
+        loaded = self.reload.loaded
+        return Subject(loaded.config, loaded.file, running=read_running(loaded.config.node.datadir))
 
     def _gateway_of(self) -> Gateway:
         return Gateway(

@@ -16,6 +16,7 @@ from r3mes.node.cli import (
     health,
     init,
     keys,
+    logs,
     models,
     peers,
     run,
@@ -74,6 +75,7 @@ COMMANDS = (
     chat.chat,
     status.status,
     health.health,
+    logs.logs,
     top.top,
 )
 for command in COMMANDS:

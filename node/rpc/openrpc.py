@@ -73,12 +73,14 @@ def _schemas(methods: Sequence[Method]) -> tuple[Schemas, Schemas, Schemas]:
     gives = [(name, "serialization", TypeAdapter(one.result)) for name, one in params.items()]
     found, extra = TypeAdapter.json_schemas([*takes, *gives], ref_template=REF)  # type: ignore[list-item]
     shared: Schemas = dict(extra.get("$defs", {}))
-    roots: Schemas = {}
+    roots, named = {}, set()
     for name in params:
         schema = found[name, "validation"]
         reference = str(schema.get("$ref", "")).rpartition("/")[2]
-        roots[name] = shared.pop(reference) if reference else schema
-    return roots, {name: found[name, "serialization"] for name in params}, shared
+        roots[name] = shared[reference] if reference else schema
+        named.add(reference)  # of more than one method, if their functions are called the same
+    types = {name: schema for name, schema in shared.items() if name not in named}
+    return roots, {name: found[name, "serialization"] for name in params}, types
 
 
 def _params(schema: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from r3mes.actors.bans import Ban
+from r3mes.config.secrets import write_secret
 from r3mes.errors import ModelNotFound, PeerUnreachable
 from r3mes.ids import PeerId
 from r3mes.node.catalogue import (
@@ -21,10 +22,13 @@ from r3mes.node.catalogue import (
     ModelState,
     ModelVerified,
 )
+from r3mes.node.doctor.finding import Subject
 from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
+from r3mes.node.logs.ring import Ring
 from r3mes.node.peers import Connected, PeerShown, Reachability
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 
@@ -96,10 +100,21 @@ class SmallCatalogue:
         raise NotImplementedError
 
 
+def _nobody() -> Subject:
+    raise NotImplementedError
+
+
 @pytest.fixture
 async def ask(cli: Cli, api: Api, nursery: trio.Nursery) -> Ask:
     cli.datadir.mkdir()
-    rpc = Dispatcher(NetMethods(SmallPeers()), ModelMethods(SmallCatalogue(), drain_seconds=1))
+    ring = Ring()
+    ring.add(1_795_582_208_000, "info", "r3mes.test", "it began")
+    ring.add(1_795_582_209_000, "error", "r3mes.test", "it failed", "Traceback\nValueError")
+    rpc = Dispatcher(
+        NetMethods(SmallPeers()),
+        ModelMethods(SmallCatalogue(), drain_seconds=1),
+        DiagMethods(ring, _nobody),
+    )
     app = build_admin_app(gateway=api.gateway, state=api.state, rpc=rpc)
     listen = f"unix:{cli.datadir / 'admin.sock'}"
     await nursery.start(HttpServer(app, listen=listen, drain_seconds=5).run)
@@ -140,3 +155,25 @@ async def test_one_model(ask: Ask) -> None:
     shown = (await ask("models", "show", "other")).out
     assert "offered by 12D3KooWpeer at 100 / 200 uremes per million tokens" in shown
     assert json.loads((await ask("models", "show", "other", "--json")).out)["local"] is None
+
+
+async def test_logs(ask: Ask) -> None:
+    assert (await ask("logs")).out.splitlines() == [
+        "2026-11-25T04:50:08Z info r3mes.test: it began",
+        "2026-11-25T04:50:09Z error r3mes.test: it failed",
+        "Traceback",
+        "ValueError",
+    ]
+    assert (await ask("logs", "-n", "1", "--level", "info")).out.startswith("2026-11-25T04:50:09Z")
+    (line,) = json.loads((await ask("logs", "--level", "warning", "--json")).out)
+    assert (line["number"], line["message"]) == (2, "it failed")
+    ran = await ask("logs", "--level", "loud")
+    assert (ran.code, "level" in ran.err) == (2, True)
+
+
+async def test_logs_of_a_node_that_is_down(cli: Cli) -> None:
+    cli.datadir.mkdir()
+    write_secret(cli.datadir / "api-key", "r3k_x")
+    (cli.datadir / "config.toml").write_text('[api]\nlisten = "127.0.0.1:9"\n')
+    ran = await trio.to_thread.run_sync(cli, "logs")
+    assert (ran.code, "journalctl -u r3mes" in ran.err) == (69, True)
