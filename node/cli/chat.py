@@ -11,6 +11,7 @@ import typer
 
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ModelNotFound, NotReady
+from r3mes.node.cli import completion
 from r3mes.node.cli.api import api_address, api_key, get, not_running, told
 from r3mes.node.cli.output import remes, say, short
 from r3mes.node.cli.session import session
@@ -64,7 +65,9 @@ def chat(
     text: Annotated[
         str | None, typer.Argument(help="The question; from a pipe, or a dialogue, if left out.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="One of `r3mes models`.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="One of `r3mes models`.", autocompletion=completion.any_model)
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 for the likeliest.")] = 0.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 from r3mes.config.load import Loaded, all_keys, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import ConfigError
+from r3mes.node.cli import completion
 from r3mes.node.cli.output import show, show_json
 from r3mes.node.cli.session import Session, session
 
@@ -22,7 +23,12 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command("show")
 def show_config(
     context: typer.Context,
-    key: Annotated[str | None, typer.Argument(help="Such as api.listen; all if left out.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="Such as api.listen; all if left out.", autocompletion=completion.config_key
+        ),
+    ] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Also where it comes from.")] = False,
     json: Json = False,
 ) -> None:

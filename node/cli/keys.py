@@ -14,6 +14,7 @@ import typer
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there, read_secret, replace_secret, write_secret
 from r3mes.errors import BadRequest, ConfigError
+from r3mes.node.cli import completion
 from r3mes.node.cli.init import home
 from r3mes.node.cli.keyring import ask_keyring
 from r3mes.node.cli.output import duration, say, show, show_json, table
@@ -22,7 +23,12 @@ from r3mes.node.cli.session import session
 app = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="As `r3mes keys list` shows it.")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="As `r3mes keys list` shows it.", autocompletion=completion.key
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Write the secret into this file (0600), and show it nowhere.")
 ]

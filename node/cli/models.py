@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from r3mes.node.cli import completion
 from r3mes.node.cli.api import call, get
 from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import duration, show, show_json, size, table
@@ -15,7 +16,13 @@ from r3mes.node.cli.session import session
 app = typer.Typer(help="List models and prices; load and unload this node's own.", cls=Group)
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Model = Annotated[str, typer.Argument(help="Name of a model of this node.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="Name of a model of this node.", autocompletion=completion.own_model),
+]
+AnyModel = Annotated[
+    str, typer.Argument(help="Name of a model.", autocompletion=completion.any_model)
+]
 HEAD = ("MODEL", "SERVED BY", "CONTEXT", "PROMPT/M", "ANSWER/M", "HASH")
 PS_HEAD = ("MODEL", "STATE", "DEVICE", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "IDLE")
 
@@ -47,7 +54,7 @@ def ps(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command("show")
-def show_model(context: typer.Context, model: Model, json: Json = False) -> None:
+def show_model(context: typer.Context, model: AnyModel, json: Json = False) -> None:
     """Show one model: what this node knows of it, and who offers it."""
     found = call(session(context).load().config, "model_show", id=model)
     if json:

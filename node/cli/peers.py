@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from r3mes.node.cli import completion
 from r3mes.node.cli.api import call, get
 from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import duration, show, show_json, table
@@ -15,7 +16,14 @@ from r3mes.node.cli.session import session
 app = typer.Typer(help="List connected peers; connect, disconnect, ban.", cls=Group)
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Peer = Annotated[str, typer.Argument(help="A peer id, as `r3mes peers` shows it.")]
+Peer = Annotated[
+    str,
+    typer.Argument(help="A peer id, as `r3mes peers` shows it.", autocompletion=completion.peer),
+]
+Banned = Annotated[
+    str,
+    typer.Argument(help="As `r3mes peers bans` shows it.", autocompletion=completion.banned),
+]
 HEAD = ("PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE")
 
 
@@ -66,7 +74,7 @@ def ban(
 
 
 @app.command()
-def unban(context: typer.Context, peer: Peer) -> None:
+def unban(context: typer.Context, peer: Banned) -> None:
     """Let a banned peer connect again."""
     call(session(context).load().config, "net_unban", peer_id=peer)
     show(f"{peer} may connect again")

@@ -14,7 +14,7 @@ import typer
 
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, MnemonicInvalid, PassphraseMissing, WalletMissing
-from r3mes.node.cli import passphrase
+from r3mes.node.cli import completion, passphrase
 from r3mes.node.cli.backup import record_backup
 from r3mes.node.cli.output import say, show, show_json, table
 from r3mes.node.cli.session import session
@@ -29,7 +29,10 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="Take the passphrase from this file instead of the terminal.")
 ]
-Name = Annotated[str | None, typer.Argument(help="The node's own wallet if left out.")]
+Name = Annotated[
+    str | None,
+    typer.Argument(help="The node's own wallet if left out.", autocompletion=completion.wallet),
+]
 ASKED = 3
 """Words that must be typed from the paper."""
 CLEAR = "\x1b[2J\x1b[3J\x1b[H"

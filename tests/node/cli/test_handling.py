@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tests.node.conftest import Api
 
 Ask: TypeAlias = "Callable[..., Awaitable[Ran]]"
+Offered: TypeAlias = Callable[..., Awaitable[list[str]]]
 pytestmark = pytest.mark.net
 
 
@@ -177,3 +178,25 @@ async def test_logs_of_a_node_that_is_down(cli: Cli) -> None:
     (cli.datadir / "config.toml").write_text('[api]\nlisten = "127.0.0.1:9"\n')
     ran = await trio.to_thread.run_sync(cli, "logs")
     assert (ran.code, "journalctl -u r3mes" in ran.err) == (69, True)
+
+
+@pytest.fixture
+def offered(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> Offered:
+    """What bash is offered after these words; the last one is being typed."""
+
+    async def offered(*words: str) -> list[str]:
+        monkeypatch.setenv("_R3MES_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "\n".join(["r3mes", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        return (await ask()).out.split()
+
+    return offered
+
+
+async def test_completion(offered: Offered, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R3MES_NODE__DATADIR", str(cli.datadir))
+    assert await offered("models", "unload", "") == ["tiny"]
+    assert await offered("chat", "--model", "o") == ["org/tiny", "other"]
+    assert await offered("config", "show", "api.l") == ["api.listen"]
+    assert await offered("stat") == ["status"]
+    assert await offered("keys", "revoke", "") == []  # this node knows no keys: no noise either
