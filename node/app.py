@@ -51,6 +51,7 @@ from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
 from r3mes.node.ending import Stop
 from r3mes.node.estimates import Estimates
+from r3mes.node.events import Events
 from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
@@ -78,12 +79,14 @@ from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
+from r3mes.node.rpc.methods.node_events import NodeEvents
 from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, read_running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
 from r3mes.node.tasks import running_tasks
 from r3mes.node.vault import Vault
+from r3mes.node.watching import Watching
 from r3mes.p2p.discovery import bootstrap_peers
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import Hello
@@ -161,6 +164,10 @@ class Node:
             doors=self._doors,
         )
         self.log_levels = LogLevels()
+        self.events = Events(now_ms=now_ms)
+        self.watching = Watching(
+            self.events, status=self.state.status, peers=self.router.peers, logs=logs.RECENT
+        )
         self.stop = Stop()
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self._gateway = self._gateway_of()
@@ -215,6 +222,7 @@ class Node:
     def _observe(self, event: Event) -> None:
         self._counting.observe(event)
         self._recent.observe(event)
+        self.watching.observe(event)
 
     def _hello(self) -> Hello:
         """While the wallet is locked nobody vouches for this node, and it offers nothing."""
@@ -265,6 +273,7 @@ class Node:
         return Dispatcher(
             NodeMethods(self.state),
             control,
+            NodeEvents(self.events),
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
@@ -302,6 +311,7 @@ class Node:
             keyring=self.keyring,
             state=self.state,
             rpc=self.rpc,
+            stopping=self._doors.stopped,
             max_body_bytes=api.max_body_bytes,
             allowed=self._allowed,
             rates=self._rates,
@@ -335,6 +345,7 @@ class Node:
             gateway=self._gateway,
             state=self.state,
             rpc=self.rpc,
+            stopping=self._doors.stopped,
             max_body_bytes=self._config.api.max_body_bytes,
         )
         path = self._config.api.admin_socket or self._config.node.datadir / ADMIN_SOCKET
@@ -367,9 +378,10 @@ class Node:
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
         levels = ChildSpec("log-levels", self.log_levels.run)
+        watching = ChildSpec("events", self.watching.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
-        return Supervisor("work", [*models, router, *lan, canary, clock, levels])
+        return Supervisor("work", [*models, router, *lan, canary, clock, levels, watching])
 
     def _surface(self) -> Supervisor:
         """What answers programs; admin socket and metrics also while the API drains."""

@@ -15,8 +15,13 @@ class Doors:
 
     def __init__(self, doors: Sequence[Doorway]) -> None:
         self._doors = doors
-        self.stopping = False
+        self.stopped = trio.Event()
+        """Set when the node stops."""
         self.shut = False
+
+    @property
+    def stopping(self) -> bool:
+        return self.stopped.is_set()
 
     @property
     def inside(self) -> int:
@@ -44,7 +49,7 @@ class Doors:
 
     def stop(self) -> None:
         """The node stops: take no new work any more."""
-        self.stopping = True
+        self.stopped.set()
         self._shut()
 
     async def wait_empty(self) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
+import trio
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,6 +27,7 @@ from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
 from r3mes.node.http.rates import Rates
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.routes import rpc_routes
+from r3mes.node.rpc.sessions import Sessions
 
 MAX_BODY_BYTES = 1024 * 1024 - 4096
 
@@ -46,9 +48,10 @@ def build_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     allowed: Allowed | None = None,
     heard: Heard = unheard,
+    stopping: trio.Event | None = None,
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
-    app = build_routes(gateway, state, rpc)
+    app = build_routes(gateway, state, rpc, stopping)
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, allowed)
     known = Auth(ours, keyring, rates, key_file=key_file)
@@ -62,16 +65,23 @@ def build_admin_app(
     state: NodeState,
     rpc: Dispatcher,
     max_body_bytes: int = MAX_BODY_BYTES,
+    stopping: trio.Event | None = None,
 ) -> ASGIApp:
     """The same routes for the admin socket: whoever may open it may do everything."""
-    limited = BodyLimit(build_routes(gateway, state, rpc), max_body_bytes)
+    limited = BodyLimit(build_routes(gateway, state, rpc, stopping), max_body_bytes)
     return RequestId(Admin(limited))
 
 
-def build_routes(gateway: Gateway, state: NodeState, rpc: Dispatcher) -> FastAPI:
-    """The routes alone, without the layers that guard them."""
+def build_routes(
+    gateway: Gateway, state: NodeState, rpc: Dispatcher, stopping: trio.Event | None = None
+) -> FastAPI:
+    """The routes alone, without the layers that guard them.
+
+    ``stopping`` is set when the node stops, which ends what would last for ever.
+    """
     app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
     app.state.gateway, app.state.node, app.state.rpc = gateway, state, rpc
+    app.state.sessions = Sessions(rpc, trio.Event() if stopping is None else stopping)
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -37,6 +37,21 @@ async def send_whole(send: Send, status: int, headers: Mapping[str, str], body: 
     await send({"type": "http.response.body", "body": body})
 
 
+def denying(send: Send) -> Send:
+    """``send`` for who asks for a WebSocket: an HTTP response takes the place of the handshake.
+
+    Source: ASGI, "Websocket Denial Response".
+    """
+
+    async def sending(message: Message) -> None:
+        kind = message["type"]
+        if kind.startswith("http.response."):
+            message = {**message, "type": f"websocket.{kind}"}
+        await send(message)
+
+    return sending
+
+
 async def while_present(
     receive: Receive, send: Send, answer: Callable[[Send], Awaitable[None]]
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from r3mes.errors import Forbidden, RateLimited, Refused, Unauthenticated
 from r3mes.node.audit import audit
-from r3mes.node.http.asgi import header, send_error
+from r3mes.node.http.asgi import denying, header, send_error
 from r3mes.node.http.errors import as_r3mes_error
 from r3mes.node.http.ports import ApiKey, Keyring
 from r3mes.node.http.rates import Rates, Window, address_of, is_loopback
@@ -45,8 +46,8 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN):
             await self._app(scope, receive, send)
-        elif scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "websocket":
+            await self._with_key(scope, receive, denying(send))
         else:
             await self._with_key(scope, receive, send)
 
@@ -62,7 +63,21 @@ class Auth:
         if window is not None and window.exceeded:
             await send_error(send, _too_many(window, f"the key {key.name!r}"))
         else:
-            await self._app({**scope, "r3mes.key": key}, receive, send)
+            passed = {"r3mes.key": key, "r3mes.check_key": partial(self._again, bearer(scope))}
+            await self._app({**scope, **passed}, receive, send)
+
+    async def _again(self, secret: str, *, counted: bool) -> ApiKey:
+        """The key as it is now, for connections that last: it may have been revoked.
+
+        Raises:
+            Unauthenticated: it was.
+            RateLimited: ``counted`` as one more request there are too many.
+        """
+        key = await self._keyring.check(secret)
+        window = self._rates.of_key(key) if counted else None
+        if window is not None and window.exceeded:
+            raise _too_many(window, f"the key {key.name!r}")
+        return key
 
     async def _key_of(self, scope: Scope) -> ApiKey:
         address = address_of(scope)
@@ -120,7 +135,12 @@ class Admin:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, "r3mes.key": AdminKey()}, receive, send)
+        passed = {"r3mes.key": AdminKey(), "r3mes.check_key": _admin_key}
+        await self._app({**scope, **passed}, receive, send)
+
+
+async def _admin_key(*, counted: bool) -> ApiKey:
+    return AdminKey()
 
 
 def bearer(scope: Scope) -> str:

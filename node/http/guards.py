@@ -69,7 +69,7 @@ class Origins:
         self._app, self._allowed = app, allowed or Allowed()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._fault(scope)) is not None:
+        if scope["type"] != "lifespan" and (error := self._fault(scope)) is not None:
             await send_error(send, error)
             return
         await self._app(scope, receive, send)

@@ -28,6 +28,9 @@ IDLE_SECONDS = 15.0
 STALLED_SECONDS = 60
 HEADER_BYTES = 16 * 1024
 BACKLOG = 128
+WEBSOCKET_BYTES = 1024 * 1024 - 4096
+PING_SECONDS = 20.0
+"""Between two pings of a WebSocket: whoever does not take them is given up as stalled."""
 UNIX = "unix:"
 
 logger = logging.getLogger(__name__)
@@ -146,4 +149,6 @@ def _hypercorn_config(listener: socket.socket, drain_seconds: float) -> Config:
     config.accesslog = None
     config.errorlog = logger
     config.backlog = BACKLOG
+    config.websocket_max_message_size = WEBSOCKET_BYTES
+    config.websocket_ping_interval = PING_SECONDS
     return config

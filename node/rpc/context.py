@@ -1,10 +1,37 @@
-"""Who calls a method."""
+"""Who calls a method, and over what."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from r3mes.node.http.ports import ApiKey
+
+Notify: TypeAlias = Callable[[str, Mapping[str, object]], Awaitable[None]]
+"""Sends a notification: its method and parameters."""
+Follow: TypeAlias = Callable[[str, Notify], Awaitable[None]]
+"""What runs as long as a subscription does; takes its id."""
+
+
+class TooSlow(Exception):
+    """The caller reads more slowly than there is something to tell."""
+
+
+class Connection(Protocol):
+    """A WebSocket, over which more than answers can be sent."""
+
+    def start(self, follow: Follow) -> str:
+        """Run ``follow`` until it ends, the connection does, or `stop`; the subscription's id.
+
+        Raises:
+            Overloaded: the connection has too many subscriptions.
+        """
+        ...
+
+    def stop(self, subscription: str) -> bool:
+        """End a subscription; False if there is none of this id."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +40,8 @@ class Context:
 
     Args:
         key: with which the caller came; over the admin socket one with every scope.
+        connection: None over plain HTTP.
     """
 
     key: ApiKey
+    connection: Connection | None = None

@@ -27,6 +27,12 @@ $ curl --unix-socket ~/.local/share/r3mes/admin.sock http://r3mes/rpc \\
     -d '{{"jsonrpc": "2.0", "id": 1, "method": "node_health"}}'
 ~~~
 
+A WebSocket to `/rpc` of either takes the same messages, each as a text, and `node_subscribe` has
+events sent on it. The key comes in the header `Authorization` and is looked at again with every
+message. The node pings every 20 s. Who reads more slowly than there is to tell is closed with 1013
+and goes on with the cursor of the last event it has seen; 1001 says that the node stops, 1008 that
+the key is not valid any more. A message counts as one request against the limits of the key.
+
 Parameters are given by name or by position. A message is at most {MAX_DEPTH} deep, {MAX_BATCH}
 calls long and as large as `api.max_body_bytes`; the calls of a batch run side by side.
 `rpc.discover` says all this to programs, with a JSON schema of every type.

@@ -1,4 +1,4 @@
-"""JSON-RPC over HTTP: one message in a POST, its answer in the response.
+"""JSON-RPC over HTTP: one message in a POST, its answer in the response; or over a WebSocket.
 
 A call that is refused is still a 200, as JSON-RPC over HTTP does it: the status speaks of the
 message, each answer of its call.  Only notifications have no answer: 204.
@@ -6,7 +6,7 @@ message, each answer of its call.  Only notifications have no answer: 204.
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, WebSocket
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +15,7 @@ from r3mes.node.http.auth import needs
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.openrpc import document
+from r3mes.node.rpc.sessions import Sessions
 
 rpc_routes = APIRouter()
 
@@ -44,6 +45,13 @@ async def call(request: Request) -> Response:
     """One JSON-RPC 2.0 call or a batch; the methods are in docs/rpc.md."""
     rpc: Dispatcher = request.app.state.rpc
     return Answered(rpc, await request.body(), Context(request.scope["r3mes.key"]))
+
+
+@rpc_routes.websocket("/rpc")
+async def connect(websocket: WebSocket) -> None:
+    """The same over a WebSocket, with notifications of events."""
+    sessions: Sessions = websocket.app.state.sessions
+    await sessions.serve(websocket, websocket.scope["r3mes.check_key"])
 
 
 @rpc_routes.get("/rpc/openrpc.json", dependencies=[Depends(needs("r"))])

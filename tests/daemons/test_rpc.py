@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+import trio
+from websockets.exceptions import ConnectionClosed
+from websockets.trio.client import unix_connect
 
 from benchmarks.daemons import Daemon
 
@@ -59,6 +64,34 @@ def test_admin_socket_looks_drains_resumes_and_stops(
     assert admin("node_shutdown") is None
     assert node.wait() == 0
     assert not (node.folder / "admin.sock").exists()
+
+
+def test_events_of_a_whole_node_until_it_stops(node: Daemon) -> None:
+    async def listen() -> tuple[set[str], int]:
+        seen: set[str] = set()
+        async with unix_connect(path=node.running.admin, uri="ws://node/rpc") as socket:
+            params = {"topics": ["status", "requests", "logs"], "since": "00000000.0"}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "node_subscribe", "params": params}
+            await socket.send(json.dumps(message))
+            await trio.to_thread.run_sync(chat)
+            with trio.fail_after(30):
+                while not {"missed", "status", "requests"} <= seen:
+                    told = json.loads(await socket.recv())
+                    seen.add(told.get("params", {}).get("topic"))
+                node.signal(signal.SIGTERM)
+                with pytest.raises(ConnectionClosed) as ended:
+                    while True:
+                        await socket.recv()
+        assert ended.value.rcvd is not None
+        return seen, ended.value.rcvd.code
+
+    def chat() -> None:
+        node.openai().chat.completions.create(
+            model="builtin", messages=[{"role": "user", "content": "Hi"}], max_tokens=3
+        )
+
+    assert trio.run(listen)[1] == 1001
+    assert node.wait() == 0
 
 
 def test_shutdown_without_drain_ends_in_order_all_the_same(

@@ -15,6 +15,7 @@ from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
+from r3mes.node.rpc.methods.node_events import NodeEvents
 from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.rpc.methods.wallet import WalletMethods
 
@@ -22,6 +23,7 @@ NAMESPACES: tuple[type, ...] = (
     RpcMethods,
     NodeMethods,
     NodeControl,
+    NodeEvents,
     NetMethods,
     ModelMethods,
     InferMethods,
