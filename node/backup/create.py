@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -72,7 +73,8 @@ def create_backup(
 
 def _default(datadir: Path, now: float) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    return datadir / BACKUPS / f"r3mes-{stamp}.tar.gz"
+    names = (f"r3mes-{stamp}{f'-{n}' if n else ''}.tar.gz" for n in count())
+    return next(path for name in names if not (path := datadir / BACKUPS / name).exists())
 
 
 def _write(

@@ -52,7 +52,7 @@ def subject_of(current: Session) -> Subject:
 async def _examine(subject: Subject, aloud: bool) -> list[Finding]:
     from r3mes.node.doctor.checks import run_checks
 
-    say("This takes some seconds: models are really loaded.")
+    say("This takes some seconds: each thing is really tried.")
     found = []
     async for finding in run_checks(subject):
         found.append(finding)

@@ -41,7 +41,8 @@ def brief(found: Mapping[str, Any]) -> Iterator[str]:
     ready = "ready" if found["ready"] else "not ready: " + "; ".join(found["reasons"])
     up = duration(found["uptime_s"])
     yield f"Node     {short(found['peer_id'])} · up {up} · {ready} · {found['version']}"
-    yield f"Load     {_load(found['load'])}   {_recent(found['last_60s'])}"
+    yield f"Load     {_load(found['load'])}"
+    yield f"Lately   {_recent(found['last_60s'])}"
     routed = found["routed"]
     yield f"Peers    {len(found['peers'])}   routed in {routed['in']} · out {routed['out']}"
     if (today := found["today"]) is not None:

@@ -11,7 +11,9 @@ def ports(subject: Subject) -> Finding:
     """Whether the addresses to listen on are free, or held by our own node."""
     wanted = listen_addresses(subject)
     if subject.running is not None:
-        what = f"{', '.join(wanted)}: held by the node that runs, pid {subject.running.pid}"
+        run = subject.running
+        held = ", ".join(filter(None, (run.api, *run.p2p, run.metrics)))
+        what = f"{held}: held by the node that runs, pid {run.pid}"
         return Finding("Ports", "ok", what)
     for address in wanted:
         if why := not_free(address):

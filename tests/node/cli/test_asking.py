@@ -48,7 +48,8 @@ async def test_status(ask: Ask, api: Api) -> None:
     assert lines[0] == "Node     12D3KooWtest · up 1h1m · ready · 0.1.0"
     assert "Models   org/tiny  cpu  3 MiB  ctx 512  ready, idle 12s" in lines
     last = "last 60 s: 2 ok 0 failed 1 refused, ttft p50 0.21 s"
-    assert f"Load     1 running · 2 queued · 4 slots   {last}" in lines
+    assert "Load     1 running · 2 queued · 4 slots" in lines
+    assert f"Lately   {last}" in lines
     assert "Peers    1   routed in 3 · out 1" in lines
     assert "Earned   0.000126 REMES today · spent 0.000000 REMES" in lines
     assert lines[-2:] == [

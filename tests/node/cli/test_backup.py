@@ -96,6 +96,8 @@ def test_in_its_usual_place(node: Cli) -> None:
     assert ran.code == 0
     (file,) = (node.datadir / "backups").glob("r3mes-*.tar.gz")
     assert str(file) in ran.out
+    assert node("backup", "create").code == 0  # also within the same second
+    assert len(list((node.datadir / "backups").glob("r3mes-*.tar.gz"))) == 2
 
 
 def test_a_file_that_is_there_is_left_alone(node: Cli, backup: Path) -> None:
