@@ -5,6 +5,7 @@ A node that does not answer is shown as such, and asked again: the screen outliv
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,12 +15,12 @@ from textual.binding import BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from r3mes.config.schema import Config
-from r3mes.errors import R3mesError
+from r3mes.errors import Forbidden, R3mesError
 from r3mes.node.cli.api import call, get
 from r3mes.node.cli.output import duration, short
 from r3mes.node.cli.status import brief
 
-RECEIPTS = 20
+RECEIPTS, LOG = 20, 3
 MODELS = ("MODEL", "STATE", "DEVICE", "CONTEXT", "IDLE")
 PEERS = ("PEER", "MODE", "RTT", "SERVED", "FAILED", "AGE", "MODELS")
 ANSWERS = ("TIME", "ROLE", "MODEL", "TOKENS", "UREMES", "END", "PEER")
@@ -35,6 +36,7 @@ class View:
 
     status: Mapping[str, Any] = field(default_factory=dict)
     receipts: Sequence[Mapping[str, Any]] = ()
+    log: Sequence[Mapping[str, Any]] = ()
     trouble: str = ""
 
 
@@ -43,9 +45,18 @@ def look(config: Config) -> View:
     try:
         status = get(config, "/node/status")
         receipts = call(config, "earn_receipts", limit=RECEIPTS)["receipts"]
+        return View(status, receipts, _log(config))
     except R3mesError as error:
         return View(trouble=str(error))
-    return View(status, receipts)
+
+
+def _log(config: Config) -> Sequence[Mapping[str, Any]]:
+    """The last lines, if this user may see them."""
+    try:
+        found: Sequence[Mapping[str, Any]] = call(config, "diag_logs", lines=LOG, level="info")
+    except Forbidden:
+        return ()
+    return found
 
 
 class Screen(App[None]):
@@ -59,6 +70,7 @@ class Screen(App[None]):
     CSS = """
     #status { height: auto; max-height: 8; padding: 0 1; text-wrap: nowrap; }
     DataTable { height: 1fr; min-height: 3; }
+    #log { height: auto; padding: 0 1; }
     #models { height: auto; max-height: 5; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Quit")]
@@ -73,6 +85,7 @@ class Screen(App[None]):
         yield Static("asking the node …", id="status", markup=False)
         for name in ("models", "peers", "answers"):
             yield DataTable(id=name, cursor_type="none", zebra_stripes=True)
+        yield Static(id="log", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -99,6 +112,8 @@ class Screen(App[None]):
         self._fill("models", [_model(model) for model in view.status["models"]])
         self._fill("peers", [_peer(peer) for peer in view.status["peers"]])
         self._fill("answers", [_answer(receipt) for receipt in view.receipts])
+        width = self.size.width - 2
+        self.query_one("#log", Static).update("\n".join(_line(one)[:width] for one in view.log))
 
     def _fill(self, name: str, rows: Sequence[Sequence[object]]) -> None:
         table = self._table(name)
@@ -107,6 +122,11 @@ class Screen(App[None]):
 
     def _table(self, name: str) -> DataTable[str]:
         return self.query_one(f"#{name}", DataTable)
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    at = time.strftime("%H:%M:%S", time.localtime(line["at_ms"] / 1000))
+    return f"{at} {line['level']} {line['message']}"
 
 
 def _model(model: Mapping[str, Any]) -> tuple[object, ...]:

@@ -13,10 +13,13 @@ from textual.widgets import DataTable, Static
 
 from r3mes.config.load import load
 from r3mes.node.cli.screen import Screen, View, look
+from r3mes.node.doctor.finding import Subject
 from r3mes.node.earnings import ReceiptPage, ReceiptShown
 from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
+from r3mes.node.logs.ring import Ring
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.earn import EarnMethods
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ RECEIPT = ReceiptShown(
 )  # fmt: skip
 
 
+def _nobody() -> Subject:
+    raise NotImplementedError
+
+
 class SmallEarnings:
     async def page(self, *, limit: int, since: str | None, cursor: str | None) -> ReceiptPage:
         return ReceiptPage([RECEIPT], None)
@@ -47,8 +54,12 @@ class SmallEarnings:
 @pytest.fixture
 async def ask(tmp_path: Path, api: Api, nursery: trio.Nursery) -> Callable[[], View]:
     """Looks at a server on an admin socket."""
+    ring = Ring()
+    ring.add(0, "warning", "r3mes.test", "the disk is nearly full " * 9)
     app = build_admin_app(
-        gateway=api.gateway, state=api.state, rpc=Dispatcher(EarnMethods(SmallEarnings()))
+        gateway=api.gateway,
+        state=api.state,
+        rpc=Dispatcher(EarnMethods(SmallEarnings()), DiagMethods(ring, _nobody)),
     )
     await nursery.start(HttpServer(app, listen=f"unix:{tmp_path}/admin.sock", drain_seconds=5).run)
     config = load(
@@ -77,7 +88,10 @@ async def watch(ask: Callable[[], View]) -> None:
             assert rows["models"].get_row_at(0)[:3] == ["org/tiny", "ready", "cpu"]
             assert rows["peers"].get_row_at(0)[6] == "other"
             assert rows["answers"].get_row_at(0)[:4] == ["05:06:07", "server", "tiny", "42"]
-            for widget in screen.query("DataTable, #status"):
+            log = str(screen.query_one("#log", Static).content)
+            assert log[8:].startswith(" warning the disk is nearly full")
+            assert len(log) <= 80
+            for widget in screen.query("DataTable, Static"):
                 assert widget.region.height > 0
                 assert widget.region.bottom <= 24
             current = partial(View, trouble="nothing answers")
