@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -21,7 +20,7 @@ from r3mes.actors.store.examine import copy_database, examine
 from r3mes.actors.store.faults import condition
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ConfigError, StoreError
-from r3mes.node.backup.disk import new_file, sync_folder
+from r3mes.node.backup.disk import new_file, put_new, sync_folder
 from r3mes.node.backup.manifest import CONFIG, MANIFEST, NODE_KEY, Manifest, entries_of
 from r3mes.node.backup.record import record_success
 from r3mes.p2p.identity import NodeKey
@@ -100,7 +99,7 @@ def _write(
     draft = scratch / "draft"
     _pack(draft, manifest, scratch)
     size = draft.stat().st_size
-    os.link(draft, target)  # unlike a rename, this fails if the name is taken meanwhile
+    put_new(draft, target)
     sync_folder(target.parent)
     return Made(target, size, manifest)
 

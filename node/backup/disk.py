@@ -33,6 +33,22 @@ def put(source: Path, place: Path) -> None:
     os.rename(draft, place)
 
 
+def put_new(draft: Path, place: Path) -> None:
+    """Give ``draft``, which is on the same disk, the name ``place``.
+
+    Raises:
+        FileExistsError: somebody has taken the name meanwhile; the file of that name stays.
+    """
+    try:
+        os.link(draft, place)  # unlike a rename, this fails then
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links, such as a memory stick
+        if place.exists():
+            raise
+        os.rename(draft, place)
+
+
 def sync_folder(folder: Path) -> None:
     """Let new names in ``folder`` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

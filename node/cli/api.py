@@ -7,6 +7,7 @@ for 0.2 s.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ MAX_BYTES = 8 * 1024 * 1024
 
 
 def api_key(config: Config) -> str:
-    """The key in ``api.key_file``.
+    """The key in ``api.key_file``, to be sent to `api_address` now.
 
     Raises:
         ConfigError: there is none yet, or it is unusable.
+        NodeNotRunning: whoever may listen there is not the node of this data directory, which
+            would have said so; the key is not for strangers.
     """
     if not is_there(config.api.key_file):
         raise ConfigError(f"there is no API key in {config.api.key_file}", do="run `r3mes init`")
+    datadir = config.node.datadir
+    if read_running(datadir) is None and os.access(datadir, os.R_OK | os.X_OK):
+        raise not_running(config)
     return read_secret(config.api.key_file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +18,7 @@ from r3mes.errors import BadRequest, MethodNotFound, NoPeer
 from r3mes.node.cli.api import call
 from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
+from r3mes.node.running import Running, remove_running, write_running
 from tests.node.cli.conftest import Ran
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def ask(cli: Cli, api: Api) -> Ask:
     cli.datadir.mkdir()
     (cli.datadir / "config.toml").write_text(f'[api]\nlisten = "{api.address}"\n')
     write_secret(cli.datadir / "api-key", "r3k_both")
+    write_running(cli.datadir, Running(os.getpid(), "12D3KooWtest", "remes1own", api.address, ()))
 
     async def ask(*words: str, stdin: str = "") -> Ran:
         return await trio.to_thread.run_sync(partial(cli, *words, stdin=stdin))
@@ -158,6 +161,15 @@ async def test_chat_while_the_model_is_loaded(
 
 async def _no_models() -> list[ModelEntry]:
     return []
+
+
+async def test_the_key_is_not_for_strangers(ask: Ask, api: Api, cli: Cli) -> None:
+    """The node is down, and another program listens where it would."""
+    remove_running(cli.datadir)
+    for words in (("status",), ("models",), ("chat", "Hi"), ("chat", "--model", "m", "Hi")):
+        ran = await ask(*words)
+        assert (ran.code, "R3-NODE-003" in ran.err) == (69, True), words
+    assert api.gateway.requests == []
 
 
 async def test_wrong_key(ask: Ask, cli: Cli) -> None:
