@@ -18,11 +18,11 @@ from r3mes.actors.store import SCHEMA, Store
 from r3mes.errors import R3mesError
 from r3mes.node.backup.record import last_backup
 from r3mes.node.catalogue import idle_s
-from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.clock import ClockWatch
 from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
 from r3mes.node.network import Network
+from r3mes.node.paper import is_backed_up
 from r3mes.node.peers import Peers
 from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from r3mes.config.schema import Config
-from r3mes.node.cli.backup import is_backed_up
+from r3mes.node.paper import is_backed_up
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,147 @@
-"""Whether a wallet's words were written down: noted in a file beside the wallet."""
+"""`r3mes backup`: what a node cannot make anew, in one file: made online, checked, put back."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from r3mes.config.schema import Config
+from r3mes.errors import ConfigError
+from r3mes.node.cli.init import home
+from r3mes.node.cli.output import duration, say, show, show_json
+from r3mes.node.cli.session import session
+
+if TYPE_CHECKING:
+    from r3mes.node.backup.manifest import Manifest
+    from r3mes.node.backup.restore import Restored
+
+app = typer.Typer(help="Back up the node, also while it runs; check and restore.")
+
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+File = Annotated[Path, typer.Argument(help="A file that `r3mes backup create` made.")]
 
 
-def _note(config: Config, name: str) -> Path:
-    return config.node.datadir / "wallets" / f"{name}.backed-up"
+@app.command()
+def create(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to; in the data directory's backups if left out.")
+    ] = None,
+    with_passphrases: Annotated[
+        bool, typer.Option("--with-passphrases", help="Include the files that open the wallets.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write database, wallets, node key and configuration into one new file."""
+    from r3mes.node.backup.create import create_backup
+
+    loaded = session(context).load()
+    config = loaded.config
+    made = create_backup(config, loaded.file, file, passphrases=with_passphrases)
+    if json:
+        show_json({"file": str(made.file), "bytes": made.size, **_facts(made.manifest)})
+        return
+    show(f"Wrote    {home(made.file)} (0600, {made.size} bytes)   {_contents(made.manifest)}")
+    say("It holds this node's key: keep it as secret as the node. The wallets in it are encrypted.")
+    _tell_of_passphrase(config, made.manifest)
+    show(f"next: copy it to another machine, then there: r3mes backup verify {made.file.name}")
 
 
-def is_backed_up(config: Config, name: str) -> bool:
-    """Whether somebody has proved to have the words of the wallet ``name``."""
-    return _note(config, name).exists()
+@app.command()
+def verify(context: typer.Context, file: File, json: Json = False) -> None:
+    """See that a backup is whole, unchanged and complete; changes nothing."""
+    from tempfile import TemporaryDirectory
+
+    from r3mes.node.backup.verify import unpack
+
+    with TemporaryDirectory(prefix="r3mes-verify-") as scratch:
+        manifest = unpack(file, Path(scratch))
+    if json:
+        show_json({"file": str(file), "whole": True, **_facts(manifest)})
+        return
+    age = duration(max(0.0, time.time() - manifest.made_at))
+    show(f"ok  {home(file)}   {_contents(manifest)}   made {age} ago by r3mes {manifest.program}")
 
 
-def record_backup(config: Config, name: str) -> str:
-    """Note it; returns the date."""
-    today = time.strftime("%Y-%m-%d", time.gmtime())
-    _note(config, name).write_text(f"{today}\n")
-    return today
+@app.command()
+def restore(
+    context: typer.Context,
+    file: File,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in place; the node must be stopped, and what was there is kept beside."""
+    from r3mes.node.backup.restore import restore_backup
+
+    current = session(context)
+    datadir = _datadir(context)
+    done = restore_backup(file, datadir, current.file, dry_run=dry_run)
+    if json:
+        show_json(_restored(done, dry_run=dry_run))
+        return
+    verb = "Would restore" if dry_run else "Restored"
+    show("\n".join(f"{verb}  {home(path)}" for path in done.put))
+    verb = "Would keep as" if dry_run else "Kept as"
+    show("\n".join(f"{verb}  {home(path)}" for path in done.aside) or "Nothing was there before.")
+    if not dry_run:
+        _warn(context, done)
+
+
+def _datadir(context: typer.Context) -> Path:
+    """Where to; a configuration that is wrong must not be in the way of putting a right one."""
+    current = session(context)
+    try:
+        return current.load_or_default().config.node.datadir
+    except ConfigError:
+        if current.datadir is None:
+            raise
+        return current.datadir
+
+
+def _warn(context: typer.Context, done: Restored) -> None:
+    say(f"This machine is now the node {done.manifest.peer_id}. Two nodes with one key take each")
+    say("other's connections: never start the old one again. Receipts since then are not in it.")
+    config = session(context).load().config
+    if config.node.datadir not in done.put[-1].parents:
+        say(f"! The configuration keeps its data in {config.node.datadir}, and not where this was "
+            "restored to.")  # fmt: skip
+    _tell_of_passphrase(config, done.manifest)
+    show("next: r3mes init   (makes what is missing, such as an API key)   then: r3mes run")
+
+
+def _tell_of_passphrase(config: Config, manifest: Manifest) -> None:
+    name = f"wallets/{config.wallet.name}.passphrase"
+    if name not in manifest.names():
+        say(f"The passphrase of the wallet is not in it: keep {home(config.node.datadir / name)}, "
+            "if there is one, in another place.")  # fmt: skip
+
+
+def _contents(manifest: Manifest) -> str:
+    wallets = sum(name.endswith(".json") for name in manifest.names())
+    plural = "" if wallets == 1 else "s"
+    return f"{len(manifest.files)} files, {wallets} wallet{plural}, schema {manifest.schema}"
+
+
+def _facts(manifest: Manifest) -> dict[str, object]:
+    return {
+        "made_at": manifest.made_at,
+        "program": manifest.program,
+        "schema": manifest.schema,
+        "peer_id": manifest.peer_id,
+        "models": list(manifest.models),
+        "files": sorted(manifest.names()),
+    }
+
+
+def _restored(done: Restored, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "put": [str(path) for path in done.put],
+        "aside": [str(path) for path in done.aside],
+        **_facts(done.manifest),
+    }

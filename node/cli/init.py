@@ -131,7 +131,7 @@ def _api_key(config: Config, tell: Tell) -> None:
 
 
 def _next_steps(config: Config) -> str:
-    from r3mes.node.cli.backup import is_backed_up
+    from r3mes.node.paper import is_backed_up
 
     if is_backed_up(config, config.wallet.name):
         return "next: r3mes run"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from r3mes.node.cli import (
-    backups,
+    backup,
     chat,
     config,
     demo,
@@ -85,5 +85,5 @@ app.add_typer(models.app, name="models")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
-app.add_typer(backups.app, name="backup", no_args_is_help=True)
+app.add_typer(backup.app, name="backup", no_args_is_help=True)
 app.command()(demo.demo)

@@ -15,9 +15,9 @@ import typer
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, MnemonicInvalid, PassphraseMissing, WalletMissing
 from r3mes.node.cli import completion, passphrase
-from r3mes.node.cli.backup import record_backup
 from r3mes.node.cli.output import say, show, show_json, table
 from r3mes.node.cli.session import session
+from r3mes.node.paper import record_backup
 from r3mes.node.wallets import wallet_shown, wallets_shown
 
 if TYPE_CHECKING:

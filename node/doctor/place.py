@@ -13,8 +13,8 @@ from r3mes.chain.keys.keystore import read_address
 from r3mes.config.secrets import check_secret_file
 from r3mes.errors import ConfigError, StoreError, WalletError, WalletMissing
 from r3mes.node.backup.record import last_backup
-from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.doctor.finding import Finding, Subject, failed
+from r3mes.node.paper import is_backed_up
 
 DAY_S = 86400.0
 OLD_DAYS = 7

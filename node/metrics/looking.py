@@ -22,9 +22,9 @@ from r3mes.actors.kernel.supervisor import Supervisor
 from r3mes.actors.store import Store
 from r3mes.config.schema import Config
 from r3mes.errors import R3mesError
-from r3mes.node.cli.backup import is_backed_up
 from r3mes.node.metrics import declared as d
 from r3mes.node.network import Network
+from r3mes.node.paper import is_backed_up
 from r3mes.node.state import State
 
 Values: TypeAlias = Mapping[tuple[str, ...], float]

@@ -16,11 +16,11 @@ from r3mes.config.load import load
 from r3mes.config.schema import Config, Model
 from r3mes.errors import ConfigError
 from r3mes.node.backup.record import record_success
-from r3mes.node.cli.backup import record_backup
 from r3mes.node.doctor import engine, machine, network, place
 from r3mes.node.doctor.checks import CHECKS
 from r3mes.node.doctor.engine import models
 from r3mes.node.doctor.finding import Finding, Subject
+from r3mes.node.paper import record_backup
 from r3mes.node.running import Running
 
 if TYPE_CHECKING:
