@@ -20,9 +20,10 @@ from r3mes.actors.store.examine import copy_database, examine
 from r3mes.actors.store.faults import condition
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ConfigError, StoreError
-from r3mes.node.backup.disk import new_file, put_new, sync_folder
+from r3mes.node.backup.disk import new_file, put_new
 from r3mes.node.backup.manifest import CONFIG, MANIFEST, NODE_KEY, Manifest, entries_of
 from r3mes.node.backup.record import record_success
+from r3mes.node.backup.sealing import seal
 from r3mes.p2p.identity import NodeKey
 
 
@@ -36,7 +37,12 @@ class Made:
 
 
 def create_backup(
-    config: Config, config_file: Path, target: Path | None = None, *, passphrases: bool = False
+    config: Config,
+    config_file: Path,
+    target: Path | None = None,
+    *,
+    passphrases: bool = False,
+    sealed_with: str | None = None,
 ) -> Made:
     """Write everything that a node cannot make anew into one new file of mode 0600.
 
@@ -48,6 +54,7 @@ def create_backup(
         target: the file to write, a compressed tar archive; one in the data directory's
             ``backups``, named by the time, if None.
         passphrases: include the files that open wallets; whoever has the backup has the money then.
+        sealed_with: a passphrase, without which nobody can read the file.
 
     Raises:
         BadRequest: ``target`` is there already; it was left as it is.
@@ -55,40 +62,52 @@ def create_backup(
         StoreError: the database is damaged, or the disk is full; there is no new file.
     """
     datadir, now = config.node.datadir, time.time()
-    target = (target or _default(datadir, now)).absolute()
+    ending = "tar.gz" if sealed_with is None else "sealed"
+    target = (target or _default(datadir, now, ending)).absolute()
     if target.exists():
         raise BadRequest(f"{target} is there already", do="choose another name")
     if not (datadir / NODE_KEY).exists() or not (datadir / DATABASE).exists():
         raise ConfigError(f"{datadir} holds no node yet", do="run `r3mes init`")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as scratch:
-            made = _write(config, config_file, Path(scratch), target, now, passphrases)
+        with tempfile.TemporaryDirectory(prefix=".backup-", dir=datadir) as folder:
+            scratch = Path(folder)
+            files = _gather(datadir, config_file, scratch, passphrases=passphrases)
+            manifest = _describe(config, files, now)
+            _pack(scratch / "open", manifest, scratch)
+            draft = scratch / "open"
+            if sealed_with is not None:
+                draft = scratch / "sealed"
+                seal(scratch / "open", draft, sealed_with)
+            put_new(draft, target)
         record_success(datadir, target)
     except OSError as error:
         raise condition(error, target) or StoreError(str(error)) from error
-    return made
+    return Made(target, target.stat().st_size, manifest)
 
 
-def _default(datadir: Path, now: float) -> Path:
+def _default(datadir: Path, now: float, ending: str) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    names = (f"r3mes-{stamp}{f'-{n}' if n else ''}.tar.gz" for n in count())
+    names = (f"r3mes-{stamp}{f'-{n}' if n else ''}.{ending}" for n in count())
     return next(path for name in names if not (path := datadir / BACKUPS / name).exists())
 
 
-def _write(
-    config: Config, config_file: Path, scratch: Path, target: Path, now: float, passphrases: bool
-) -> Made:
-    """Copy first, so that what is hashed is what is written, then write, then give it its name."""
-    datadir, files = config.node.datadir, {}
-    copy_database(datadir / DATABASE, scratch / DATABASE)
+def _gather(
+    datadir: Path, config_file: Path, scratch: Path, *, passphrases: bool
+) -> dict[str, Path]:
+    """Copies of all files by name: what is hashed must be what is written."""
+    files = {DATABASE: scratch / DATABASE}
+    copy_database(datadir / DATABASE, files[DATABASE])
     for name, path in _others(datadir, config_file, passphrases):
         files[name] = scratch / name
         files[name].parent.mkdir(exist_ok=True)
         shutil.copyfile(path, files[name])
         files[name].chmod(0o600)
-    files[DATABASE] = scratch / DATABASE
-    manifest = Manifest(
+    return files
+
+
+def _describe(config: Config, files: dict[str, Path], now: float) -> Manifest:
+    return Manifest(
         made_at=now,
         program=__version__,
         schema=examine(files[DATABASE]),
@@ -96,12 +115,6 @@ def _write(
         models=tuple(model.id for model in config.models),
         files=entries_of(files),
     )
-    draft = scratch / "draft"
-    _pack(draft, manifest, scratch)
-    size = draft.stat().st_size
-    put_new(draft, target)
-    sync_folder(target.parent)
-    return Made(target, size, manifest)
 
 
 def _others(datadir: Path, config_file: Path, passphrases: bool) -> Iterator[tuple[str, Path]]:

@@ -33,14 +33,26 @@ def put(source: Path, place: Path) -> None:
     os.rename(draft, place)
 
 
-def put_new(draft: Path, place: Path) -> None:
-    """Give ``draft``, which is on the same disk, the name ``place``.
+def put_new(source: Path, place: Path) -> None:
+    """Copy ``source`` to the new file ``place``, which may be on another disk.
 
     Raises:
         FileExistsError: somebody has taken the name meanwhile; the file of that name stays.
     """
+    draft = place.with_name(f".{place.name}.part")
+    draft.unlink(missing_ok=True)
     try:
-        os.link(draft, place)  # unlike a rename, this fails then
+        with source.open("rb") as content, new_file(draft) as out:
+            shutil.copyfileobj(content, out)
+        _name(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(place.parent)
+
+
+def _name(draft: Path, place: Path) -> None:
+    try:
+        os.link(draft, place)  # unlike a rename, this fails if the name is taken
     except FileExistsError:
         raise
     except OSError:  # a disk without links, such as a memory stick

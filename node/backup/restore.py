@@ -40,17 +40,23 @@ class Restored:
 
 
 def restore_backup(
-    file: Path, datadir: Path, config_file: Path, *, dry_run: bool = False
+    file: Path,
+    datadir: Path,
+    config_file: Path,
+    *,
+    passphrase: str | None = None,
+    dry_run: bool = False,
 ) -> Restored:
     """Check the backup ``file``, then put what is in it into place.  Blocks.
 
     Raises:
         BackupInvalid, StoreNewer: the backup cannot be used; nothing was changed.
+        PassphraseMissing, PassphraseWrong: it is sealed; nothing was changed.
         DataDirLocked: a node runs on ``datadir``; nothing was changed.
         StoreError: a file could not be put into place; running it again goes on.
     """
     with locked(datadir), tempfile.TemporaryDirectory(prefix=".restore-", dir=datadir) as scratch:
-        manifest = unpack(file, Path(scratch))
+        manifest = unpack(file, Path(scratch), passphrase)
         places = _places(manifest, datadir, config_file)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         old = [path for path in _replaced(places, datadir) if path.exists()]

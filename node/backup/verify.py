@@ -17,7 +17,14 @@ from r3mes.actors.store import DATABASE
 from r3mes.actors.store.examine import examine
 from r3mes.actors.store.faults import condition
 from r3mes.chain.keys.keystore import read_address
-from r3mes.errors import BackupInvalid, ConfigError, StoreCorrupt, StoreError, WalletError
+from r3mes.errors import (
+    BackupInvalid,
+    ConfigError,
+    PassphraseMissing,
+    StoreCorrupt,
+    StoreError,
+    WalletError,
+)
 from r3mes.node.backup.disk import new_file
 from r3mes.node.backup.manifest import (
     MANIFEST,
@@ -27,34 +34,51 @@ from r3mes.node.backup.manifest import (
     Manifest,
     read_manifest,
 )
+from r3mes.node.backup.sealing import is_sealed, unseal
 from r3mes.p2p.identity import NodeKey
 
 CHUNK = 1 << 20
 
 
-def unpack(file: Path, folder: Path) -> Manifest:
+def unpack(file: Path, folder: Path, passphrase: str | None = None) -> Manifest:
     """Unpack the backup ``file`` into the empty ``folder``, and check all of it.  Blocks.
 
     Raises:
+        PassphraseMissing, PassphraseWrong: it is sealed.
         BackupInvalid: it is cut off, changed, not complete, or no backup at all.
         StoreNewer: a newer version made it.
         StoreError: ``folder`` cannot take it, for want of space for example.
     """
     try:
-        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        opened = _opened(file, folder, passphrase)
+        with gzip.open(opened) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             manifest = _members(archive, folder)
             while stream.read(CHUNK):  # to its end, which tells whether it was cut off
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BackupInvalid(f"{file} is damaged, cut off or no backup: {error}") from None
     except BackupInvalid as error:
-        raise BackupInvalid(f"{file}: {error.detail}", do=error.do) from None
+        named = error.detail.startswith(str(file))
+        raise BackupInvalid(error.detail if named else f"{file}: {error.detail}",
+                            do=error.do) from None  # fmt: skip
     except OSError as error:
         if error.filename == str(file):
             raise BackupInvalid(f"{file}: {error.strerror}", do="name a file") from None
         raise condition(error, folder / DATABASE) or StoreError(str(error)) from error
     _check(file, folder, manifest)
     return manifest
+
+
+def _opened(file: Path, folder: Path, passphrase: str | None) -> Path:
+    """The archive itself, in ``folder`` if ``file`` is sealed."""
+    if not is_sealed(file):
+        return file
+    if passphrase is None:
+        raise PassphraseMissing(
+            f"{file} is sealed with a passphrase", do="name a file that holds it"
+        )
+    unseal(file, folder / "archive", passphrase)
+    return folder / "archive"
 
 
 def _members(archive: tarfile.TarFile, folder: Path) -> Manifest:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r3mes.config.schema import Config
-from r3mes.errors import ConfigError
+from r3mes.errors import ConfigError, PassphraseMissing
+from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
 from r3mes.node.cli.output import duration, say, show, show_json
 from r3mes.node.cli.session import session
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Back up the node, also while it runs; check and restore.")
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="Take the backup's passphrase from this file.")
+]
 File = Annotated[Path, typer.Argument(help="A file that `r3mes backup create` made.")]
 
 
@@ -33,6 +37,10 @@ def create(
     with_passphrases: Annotated[
         bool, typer.Option("--with-passphrases", help="Include the files that open the wallets.")
     ] = False,
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="Seal it with a passphrase of its own.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Write database, wallets, node key and configuration into one new file."""
@@ -40,25 +48,31 @@ def create(
 
     loaded = session(context).load()
     config = loaded.config
-    made = create_backup(config, loaded.file, file, passphrases=with_passphrases)
+    secret = _new_passphrase(passphrase_file) if encrypt or passphrase_file else None
+    made = create_backup(
+        config, loaded.file, file, passphrases=with_passphrases, sealed_with=secret
+    )
     if json:
         show_json({"file": str(made.file), "bytes": made.size, **_facts(made.manifest)})
         return
     show(f"Wrote    {home(made.file)} (0600, {made.size} bytes)   {_contents(made.manifest)}")
-    say("It holds this node's key: keep it as secret as the node. The wallets in it are encrypted.")
+    if secret is None:
+        say("It holds this node's key: keep it as secret as the node, or make one with --encrypt.")
     _tell_of_passphrase(config, made.manifest)
     show(f"next: copy it to another machine, then there: r3mes backup verify {made.file.name}")
 
 
 @app.command()
-def verify(context: typer.Context, file: File, json: Json = False) -> None:
+def verify(
+    context: typer.Context, file: File, passphrase_file: PassphraseFile = None, json: Json = False
+) -> None:
     """See that a backup is whole, unchanged and complete; changes nothing."""
     from tempfile import TemporaryDirectory
 
     from r3mes.node.backup.verify import unpack
 
     with TemporaryDirectory(prefix="r3mes-verify-") as scratch:
-        manifest = unpack(file, Path(scratch))
+        manifest = unpack(file, Path(scratch), _passphrase(file, passphrase_file))
     if json:
         show_json({"file": str(file), "whole": True, **_facts(manifest)})
         return
@@ -73,6 +87,7 @@ def restore(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
     """Put a backup in place; the node must be stopped, and what was there is kept beside."""
@@ -80,7 +95,8 @@ def restore(
 
     current = session(context)
     datadir = _datadir(context)
-    done = restore_backup(file, datadir, current.file, dry_run=dry_run)
+    secret = _passphrase(file, passphrase_file)
+    done = restore_backup(file, datadir, current.file, passphrase=secret, dry_run=dry_run)
     if json:
         show_json(_restored(done, dry_run=dry_run))
         return
@@ -90,6 +106,22 @@ def restore(
     show("\n".join(f"{verb}  {home(path)}" for path in done.aside) or "Nothing was there before.")
     if not dry_run:
         _warn(context, done)
+
+
+def _new_passphrase(file: Path | None) -> str:
+    secret = passphrase.new(file, "the backup")
+    if secret is None:
+        raise PassphraseMissing(
+            "there is nobody to ask for the backup's passphrase", do="name a --passphrase-file"
+        )
+    return secret
+
+
+def _passphrase(file: Path, passphrase_file: Path | None) -> str | None:
+    """That of a backup that is sealed; None for one that is not."""
+    from r3mes.node.backup.sealing import is_sealed
+
+    return passphrase.existing(passphrase_file) if is_sealed(file) else None
 
 
 def _datadir(context: typer.Context) -> Path:

@@ -67,8 +67,8 @@ def existing(file: Path | None, stored: Path | None = None) -> str:
     raise PassphraseMissing("no file with the passphrase was named, and this is no terminal")
 
 
-def new(file: Path | None) -> str | None:
-    """The passphrase for a new wallet; None when there is neither a file nor anybody to ask."""
+def new(file: Path | None, what: str = "the new wallet") -> str | None:
+    """The passphrase of something new; None when there is neither a file nor anybody to ask."""
     if file is not None:
         return read_secret(file)
     if not is_terminal():
@@ -76,7 +76,7 @@ def new(file: Path | None) -> str | None:
     while True:
         typed = str(
             typer.prompt(
-                "Passphrase of the new wallet", hide_input=True, confirmation_prompt=True, err=True
+                f"Passphrase of {what}", hide_input=True, confirmation_prompt=True, err=True
             )
         )
         if len(typed) >= SHORTEST:

@@ -17,8 +17,9 @@ import trio
 
 from r3mes.actors.store import open_store
 from r3mes.actors.store.examine import examine
-from r3mes.errors import StoreError
-from r3mes.node.backup import disk
+from r3mes.config.secrets import write_secret
+from r3mes.errors import BackupInvalid, StoreError
+from r3mes.node.backup import disk, sealing
 from r3mes.node.backup.manifest import entries_of
 from r3mes.node.backup.record import last_backup
 from r3mes.node.backup.restore import restore_backup
@@ -89,6 +90,67 @@ def test_what_is_in_it(node: Cli, backup: Path) -> None:
 def test_with_passphrases(node: Cli, tmp_path: Path) -> None:
     ran = node("backup", "create", str(tmp_path / "b"), "--with-passphrases", "--json")
     assert "wallets/default.passphrase" in json.loads(ran.out)["files"]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    write_secret(file, "correct horse")
+    return file
+
+
+def test_sealed(node: Cli, tmp_path: Path, secret: Path) -> None:
+    file, given = tmp_path / "sealed", ("--passphrase-file", str(secret))
+    assert node("backup", "create", str(file), "--encrypt").code == 77  # nobody to ask
+    ran = node("backup", "create", str(file), "--encrypt", *given)
+    assert (ran.code, "as secret as the node" in ran.err) == (0, False)
+    assert (node.datadir / "keys" / "node.key").read_bytes() not in file.read_bytes()
+    assert not is_gzip(file)
+    assert node("backup", "verify", str(file), *given).code == 0
+    assert node("backup", "verify", str(file)).code == 77
+    before = content(node.datadir)
+    secret.write_text("wrong horse\n")
+    assert node("backup", "restore", str(file), *given).code == 77
+    assert content(node.datadir) == before
+    secret.write_text("correct horse\n")
+    assert node("backup", "restore", str(file), *given).code == 0
+
+
+def is_gzip(file: Path) -> bool:
+    return file.read_bytes().startswith(b"\x1f\x8b")
+
+
+def test_sealed_in_pieces(tmp_path: Path) -> None:
+    """Sizes around the piece, and every way to lose or swap one."""
+    plain, sealed, opened = (tmp_path / name for name in ("plain", "sealed", "opened"))
+    for length in (1, sealing.PIECE, sealing.PIECE + 1, 3 * sealing.PIECE):
+        plain.write_bytes(b"x" * length)
+        for path in (sealed, opened):
+            path.unlink(missing_ok=True)
+        sealing.seal(plain, sealed, "secret")
+        sealing.unseal(sealed, opened, "secret")
+        assert opened.read_bytes() == plain.read_bytes()
+    whole = sealed.read_bytes()
+    end, piece = len(whole), sealing.SEALED_PIECE
+    for damaged in (
+        whole[: end - piece],
+        whole[:-1],
+        whole + b"x",
+        whole[: end - 2 * piece] + whole[end - piece :] + whole[end - 2 * piece : end - piece],
+        whole[:-5] + b"\0" + whole[-4:],
+        whole[:30],
+    ):
+        sealed.write_bytes(damaged)
+        opened.unlink()
+        with pytest.raises(BackupInvalid):
+            sealing.unseal(sealed, opened, "secret")
+
+
+def test_a_seal_that_asks_for_an_hour(tmp_path: Path) -> None:
+    file = tmp_path / "hostile"
+    file.write_bytes(sealing.MAGIC + sealing.HEAD.pack(255, 1 << 31, b"s" * 16) + b"\0" * 99)
+    with pytest.raises(BackupInvalid, match="more work"):
+        sealing.unseal(file, tmp_path / "opened", "secret")
 
 
 def test_in_its_usual_place(node: Cli) -> None:
