@@ -19,7 +19,7 @@ from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.counted import Counted, Heard, unheard
-from r3mes.node.http.errors import as_r3mes_error, error_headers, error_object
+from r3mes.node.http.errors import REFUSALS, as_r3mes_error, error_headers, error_object
 from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
@@ -32,8 +32,8 @@ from r3mes.node.rpc.sessions import Sessions
 MAX_BODY_BYTES = 1024 * 1024 - 4096
 
 open_routes = APIRouter()
-read_routes = APIRouter(dependencies=[Depends(needs("r"))])
-invoke_routes = APIRouter(dependencies=[Depends(needs("i"))])
+read_routes = APIRouter(dependencies=[Depends(needs("r"))], responses=REFUSALS)
+invoke_routes = APIRouter(dependencies=[Depends(needs("i"))], responses=REFUSALS)
 ROUTERS = (open_routes, read_routes, invoke_routes, rpc_routes)
 
 
@@ -110,7 +110,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@open_routes.get("/readyz")
+@open_routes.get("/readyz", responses={503: {"description": "The same, when it is not ready"}})
 async def readyz(node: TheNode) -> JSONResponse:
     """Whether requests can be answered now; 503 with the reasons if not."""
     reasons = await node.not_ready()

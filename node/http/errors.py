@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from math import ceil
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,30 @@ logger = logging.getLogger(__name__)
 
 RETRYABLE = {408, 429, 502, 503, 504}
 """Statuses after which the same request may succeed."""
+
+
+_TEXT = {"type": "string"}
+_SHOWN = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "code", "param"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "code": {"type": "string", "description": "One of docs/errors.md."},
+                "param": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": what, "content": {"application/json": {"schema": _SHOWN}}}
+    for status, what in (("4XX", "The request was refused"), ("5XX", "It could not be answered"))
+}
+"""Errors as the OpenAPI document shows them."""
 
 
 def error_object(error: R3mesError) -> dict[str, object]:

@@ -12,12 +12,13 @@ from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_whole, while_present
 from r3mes.node.http.auth import needs
+from r3mes.node.http.errors import REFUSALS
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.openrpc import document
 from r3mes.node.rpc.sessions import Sessions
 
-rpc_routes = APIRouter()
+rpc_routes = APIRouter(responses=REFUSALS)
 
 MESSAGE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}}
 
