@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 from r3mes.node.doctor.finding import Finding, Subject
+
+LISTENS = "0A"
+"""TCP_LISTEN, as the tables write it."""
 
 
 def ports(subject: Subject) -> Finding:
@@ -17,8 +23,9 @@ def ports(subject: Subject) -> Finding:
         return Finding("Ports", "ok", what)
     for address in wanted:
         if why := not_free(address):
+            what = f"{address}: {why}{holder(int(address.rpartition(':')[2]))}"
             do = "stop the program that listens there, or choose another port"
-            return Finding("Ports", "fail", f"{address}: {why}", do)
+            return Finding("Ports", "fail", what, do)
     return Finding("Ports", "ok", f"{', '.join(wanted)} are free")
 
 
@@ -49,3 +56,25 @@ def not_free(address: str) -> str:
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return ""
+
+
+def holder(port: int) -> str:
+    """Who listens on ``port``, as ``, by python3 (pid 7)``; empty if this user may not know."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) in sockets:
+                name = (link.parent.parent / "comm").read_text().strip()
+                return f", by {name} (pid {link.parent.parent.name})"
+        except OSError:  # of another user, or gone meanwhile
+            continue
+    return ""
+
+
+def _listening(port: int) -> Iterator[str]:
+    """Inodes of the sockets that listen on ``port``.  Source: proc(5), /proc/net/tcp."""
+    for table in Path("/proc/net").glob("tcp*"):  # no tcp6 where there is no IPv6
+        for line in table.read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -137,7 +138,10 @@ def taken() -> Iterator[str]:
 def test_a_port_that_is_taken(node: Cli, taken: str) -> None:
     subject = about(node, api_listen=taken)
     found = network.ports(subject)
-    assert (found.verdict, found.what) == ("fail", f"{taken}: address already in use")
+    assert found.verdict == "fail"
+    assert re.fullmatch(
+        rf"{taken}: address already in use, by \S+ \(pid {os.getpid()}\)", found.what
+    )
     ours = Subject(subject.config, subject.file, running=Running(os.getpid(), "", "", taken, ()))
     assert network.ports(ours).verdict == "ok"
 
