@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,8 +79,9 @@ def _next(findings: Sequence[Finding]) -> str:
     """The first thing to do: what failed, then what is missing, then what could be better."""
     for verdict in ("fail", "info", "warn"):
         for finding in findings:
-            if finding.verdict == verdict and (verdict == "fail" or finding.do.startswith("run ")):
-                return f".   next: {finding.do.removeprefix('run ').strip('`')}"
+            command = re.fullmatch(r"run `(.*)`", finding.do)
+            if finding.verdict == verdict and (command or verdict == "fail"):
+                return f".   next: {command[1] if command else finding.do}"
     return "."
 
 

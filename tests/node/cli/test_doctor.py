@@ -207,3 +207,4 @@ def test_the_command_survives_a_wrong_configuration(
     assert ran.code == 1
     assert "fail  Configuration: file" in ran.out
     assert "did you mean listen" in ran.out
+    assert ran.out.endswith("next: correct it, then run `r3mes config check`\n")
