@@ -277,7 +277,7 @@ class Node:
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
-            WalletMethods(config),
+            WalletMethods(config, self.vault),
             EarnMethods(self.earnings),
             KeyMethods(self.keyring, self.ledger),
             DbMethods(self.store, lambda: self.reload.loaded),

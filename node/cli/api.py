@@ -13,7 +13,7 @@ from typing import Any
 
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there, read_secret
-from r3mes.errors import REGISTRY, ConfigError, NodeNotRunning, R3mesError
+from r3mes.errors import REGISTRY, ConfigError, Forbidden, NodeNotRunning, R3mesError
 from r3mes.node.running import read_running
 
 TIMEOUT_S = 10.0
@@ -57,8 +57,17 @@ def get(config: Config, path: str) -> Any:
     return content
 
 
-def call(config: Config, method: str, *, patience_s: float = 0.0, **params: object) -> Any:
+def call(
+    config: Config,
+    method: str,
+    *,
+    patience_s: float = 0.0,
+    socket_only: bool = False,
+    **params: object,
+) -> Any:
     """The result of a JSON-RPC method of the running node, which may take ``patience_s`` more.
+
+    What is secret in ``params`` asks for ``socket_only``: then nothing is sent over TCP.
 
     Raises:
         NodeNotRunning: nobody listens, or something else does.
@@ -66,7 +75,8 @@ def call(config: Config, method: str, *, patience_s: float = 0.0, **params: obje
     """
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     timeout = TIMEOUT_S + patience_s
-    _, content = _exchange(config, "POST", "/rpc", json.dumps(message), timeout=timeout)
+    body = json.dumps(message)
+    _, content = _exchange(config, "POST", "/rpc", body, timeout=timeout, socket_only=socket_only)
     if "result" in content:
         return content["result"]
     error = content.get("error", {})
@@ -103,6 +113,7 @@ def _exchange(
     body: str | None = None,
     *,
     with_key: bool = True,
+    socket_only: bool = False,
     timeout: float = TIMEOUT_S,
 ) -> tuple[int, dict[str, Any]]:
     """The status and the JSON object of one answer."""
@@ -112,6 +123,8 @@ def _exchange(
 
     headers = {"content-type": "application/json"} if body else {}
     connection: HTTPConnection | None = admin_line(admin_socket(config), timeout)
+    if connection is None and socket_only:
+        raise _no_socket(config)
     if connection is None:
         connection = HTTPConnection(api_address(config), timeout=timeout)
         headers |= {"authorization": f"Bearer {api_key(config)}"} if with_key else {}
@@ -126,6 +139,15 @@ def _exchange(
     if not isinstance(content, dict):
         raise not_running(config)
     return response.status, content
+
+
+def _no_socket(config: Config) -> R3mesError:
+    if read_running(config.node.datadir) is None:
+        return not_running(config)
+    return Forbidden(
+        f"this user cannot open {admin_socket(config)}",
+        do="run it as the user of the node, or as one of its group",
+    )
 
 
 def not_running(config: Config) -> NodeNotRunning:

@@ -84,9 +84,8 @@ def unload(
 ) -> None:
     """Stop offering a model and free its memory."""
     config = session(context).load().config
-    given = {} if deadline_s is None else {"deadline_s": deadline_s}
     patience = config.limits.drain_seconds if deadline_s is None else deadline_s
-    found = call(config, "model_unload", patience_s=patience, id=model, **given)
+    found = call(config, "model_unload", patience_s=patience, id=model, deadline_s=deadline_s)
     show(f"{found['id']}: {found['state']}   to have it back: r3mes models load {model}")
 
 

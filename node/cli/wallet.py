@@ -15,6 +15,8 @@ import typer
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, MnemonicInvalid, PassphraseMissing, WalletMissing
 from r3mes.node.cli import completion, passphrase
+from r3mes.node.cli.api import call
+from r3mes.node.cli.everywhere import Command
 from r3mes.node.cli.output import say, show, show_json, table
 from r3mes.node.cli.session import session
 from r3mes.node.paper import record_backup
@@ -23,7 +25,7 @@ from r3mes.node.wallets import wallet_shown, wallets_shown
 if TYPE_CHECKING:
     from r3mes.chain.keys.wallet import Wallet
 
-app = typer.Typer(help="List, create, import and back up wallets.", no_args_is_help=True)
+app = typer.Typer(help="List, create, import, back up and unlock wallets.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 PassphraseFile = Annotated[
@@ -116,6 +118,28 @@ def backup(
     audit("wallet_words_shown", wallet=wallet.address)
     _show_words(wallet.reveal_words().split())
     show(f"Backup recorded {record_backup(config, name)}.")
+
+
+@app.command()
+def unlock(
+    context: typer.Context,
+    passphrase_file: PassphraseFile = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Lock it again after so many.", min=1)
+    ] = None,
+) -> None:
+    """Open the running node's wallet, so that it answers requests."""
+    config = session(context).load().config
+    secret = passphrase.existing(passphrase_file)
+    found = call(config, "wallet_unlock", socket_only=True, passphrase=secret, ttl_s=seconds)
+    show(f"{found['address']} is open.   next: r3mes status")
+
+
+@app.command(cls=Command)
+def lock(context: typer.Context) -> None:
+    """Lock the running node's wallet; no request is answered until it is opened again."""
+    found = call(session(context).load().config, "wallet_lock", socket_only=True)
+    show(f"{found['address']} is locked.   to open it: r3mes wallet unlock")
 
 
 def _store(config: Config, name: str, wallet: Wallet, passphrase_file: Path | None) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import trio
 
 from r3mes.actors.bans import Ban
+from r3mes.chain.keys.keystore import create_keystore
+from r3mes.chain.keys.wallet import Wallet
+from r3mes.config.schema import Config
 from r3mes.config.secrets import write_secret
 from r3mes.errors import ModelNotFound, PeerUnreachable
 from r3mes.ids import PeerId
@@ -31,6 +36,9 @@ from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
+from r3mes.node.rpc.methods.wallet import WalletMethods
+from r3mes.node.running import Running, write_running
+from r3mes.node.vault import Vault
 
 if TYPE_CHECKING:
     from tests.node.cli.conftest import Cli, Ran
@@ -105,6 +113,12 @@ def _nobody() -> Subject:
     raise NotImplementedError
 
 
+def _vault(datadir: Path) -> Vault:
+    path = datadir / "wallets" / "default.json"
+    create_keystore(path, Wallet.create(), "open sesame")
+    return Vault(path)
+
+
 @pytest.fixture
 async def ask(cli: Cli, api: Api, nursery: trio.Nursery) -> Ask:
     cli.datadir.mkdir()
@@ -115,6 +129,7 @@ async def ask(cli: Cli, api: Api, nursery: trio.Nursery) -> Ask:
         NetMethods(SmallPeers()),
         ModelMethods(SmallCatalogue(), drain_seconds=1),
         DiagMethods(ring, _nobody),
+        WalletMethods(Config(), _vault(cli.datadir)),
     )
     app = build_admin_app(gateway=api.gateway, state=api.state, rpc=rpc)
     listen = f"unix:{cli.datadir / 'admin.sock'}"
@@ -200,3 +215,25 @@ async def test_completion(offered: Offered, cli: Cli, monkeypatch: pytest.Monkey
     assert await offered("config", "show", "api.l") == ["api.listen"]
     assert await offered("stat") == ["status"]
     assert await offered("keys", "revoke", "") == []  # this node knows no keys: no noise either
+
+
+async def test_unlocking_the_wallet(ask: Ask, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    write_secret(secret, "open sesame")
+    given = ("--passphrase-file", str(secret))
+    assert " is open." in (await ask("wallet", "unlock", *given)).out
+    assert " is locked." in (await ask("wallet", "lock")).out
+    assert " is open." in (await ask("wallet", "unlock", *given, "--seconds", "60")).out
+    secret.write_text("open barley\n")
+    ran = await ask("wallet", "unlock", *given)
+    assert (ran.code, "barley" in ran.out + ran.err) == (77, False)
+
+
+async def test_a_passphrase_is_not_sent_over_tcp(cli: Cli, tmp_path: Path) -> None:
+    cli.datadir.mkdir()
+    secret = tmp_path / "secret"
+    write_secret(secret, "open sesame")
+    given = ("wallet", "unlock", "--passphrase-file", str(secret))
+    assert (await trio.to_thread.run_sync(cli, *given)).code == 69
+    write_running(cli.datadir, Running(os.getpid(), "", "", "127.0.0.1:9", ()))
+    assert (await trio.to_thread.run_sync(cli, *given)).code == 77
