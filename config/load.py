@@ -18,7 +18,7 @@ from r3mes.config.keys import Key, keys_of, sections
 from r3mes.config.paths import config_file
 from r3mes.config.schema import Config, Model
 from r3mes.config.secrets import check_secret_file, is_there
-from r3mes.config.sources import Setting, from_env, from_file, from_flags, known_key
+from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
 
 
@@ -36,10 +36,17 @@ class Loaded:
     origins: Mapping[str, str]
 
 
-def load(*, file: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+def load(
+    *,
+    file: Path | None,
+    env: Mapping[str, str],
+    flags: Mapping[str, object],
+    text: str | None = None,
+) -> Loaded:
     """Read and check the whole configuration.
 
     Args:
+        text: what to take the file to hold, whatever it does.
         file: the TOML file, which may be missing; None takes the usual place.
         env: the environment.
         flags: values from the command line by dotted key, such as ``api.listen``.
@@ -49,7 +56,11 @@ def load(*, file: Path | None, env: Mapping[str, str], flags: Mapping[str, objec
         InsecureFile: a file with a secret can be read by others.
     """
     path = (file or config_file(env)).absolute()
-    found = [*(from_file(path) if is_there(path) else ()), *from_env(env), *from_flags(flags)]
+    if text is not None:
+        in_file = from_text(text, path)
+    else:
+        in_file = from_file(path) if is_there(path) else iter(())
+    found = [*in_file, *from_env(env), *from_flags(flags)]
     origins = dict.fromkeys(all_keys(), "default") | {one.key: one.origin for one in found}
     values: dict[str, Any] = {section: {} for section in sections()} | {"models": ()}
     for setting in found:

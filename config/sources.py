@@ -45,7 +45,15 @@ def from_file(path: Path) -> Iterator[Setting]:
     Raises:
         ConfigError: it cannot be read or parsed, or has a key that does not exist.
     """
-    text = _read(path)
+    yield from from_text(_read(path), path)
+
+
+def from_text(text: str, path: Path) -> Iterator[Setting]:
+    """What stands in ``text``, as the file at ``path`` would hold it.
+
+    Raises:
+        ConfigError: it cannot be parsed, or has a key that does not exist.
+    """
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

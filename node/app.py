@@ -70,8 +70,10 @@ from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
 from r3mes.node.rpc.dispatcher import Dispatcher
+from r3mes.node.rpc.methods.config import ConfigMethods
 from r3mes.node.rpc.methods.db import DbMethods
 from r3mes.node.rpc.methods.diag import DiagMethods
+from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.key import KeyMethods
@@ -84,7 +86,7 @@ from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, read_running, remove_running, write_running
 from r3mes.node.state import State
 from r3mes.node.systemd import notify, watchdog_seconds
-from r3mes.node.tasks import running_tasks
+from r3mes.node.tasks import Tasks, running_tasks
 from r3mes.node.vault import Vault
 from r3mes.node.watching import Watching
 from r3mes.p2p.discovery import bootstrap_peers
@@ -265,7 +267,7 @@ class Node:
         control = NodeControl(
             doors=self._doors,
             drain_seconds=config.limits.drain_seconds,
-            tasks=lambda: running_tasks(self.root, self.canary),
+            tasks=self._tasks,
             log_levels=self.log_levels,
             reload=self.reload.reload,
             stop=self.stop,
@@ -282,7 +284,17 @@ class Node:
             KeyMethods(self.keyring, self.ledger),
             DbMethods(self.store, lambda: self.reload.loaded),
             DiagMethods(RECENT, self._subject),
+            DiagBundle(
+                status=self.state.status,
+                tasks=self._tasks,
+                ring=RECENT,
+                loaded=lambda: self.reload.loaded,
+            ),
+            ConfigMethods(self.reload),
         )
+
+    def _tasks(self) -> Tasks:
+        return running_tasks(self.root, self.canary)
 
     def _subject(self) -> Subject:
         """This node, for the doctor."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -45,12 +46,12 @@ class Reload:
 
     Args:
         loaded: what the node starts with.
-        read: reads and checks all its sources anew.
+        read: reads and checks all its sources anew; given a text, as if the file held that.
         now_ms: the wall clock, in unix milliseconds.
     """
 
     def __init__(
-        self, loaded: Loaded, read: Callable[[], Loaded], *, now_ms: Callable[[], int]
+        self, loaded: Loaded, read: Callable[..., Loaded], *, now_ms: Callable[[], int]
     ) -> None:
         self.loaded = loaded
         self._read, self._now_ms = read, now_ms
@@ -74,6 +75,15 @@ class Reload:
             apply: takes the value over; must not fail for one that the schema allows.
         """
         self._live[key] = apply
+
+    async def check(self, text: str | None = None) -> Loaded:
+        """What would be read now, or if the file held ``text``; changes nothing.
+
+        Raises:
+            ConfigError: it is wrong.
+        """
+        read = self._read if text is None else partial(self._read, text=text)
+        return await trio.to_thread.run_sync(read)
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and take over what can be.

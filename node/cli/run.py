@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,7 @@ def run(
         **flag_settings(setting or ()),
     }
     current = session(context)
-    reload = Reload(current.load(flags), lambda: current.load(flags), now_ms=now_ms)
+    reload = Reload(current.load(flags), partial(current.load, flags), now_ms=now_ms)
     options = (("--datadir", current.datadir), ("--config", current.config))
     given = [f" {option} {quoted(path)}" for option, path in options if path]
     raise typer.Exit(_run(reload, program(Path(sys.argv[0])) + "".join(given)))

@@ -35,8 +35,8 @@ class Session:
         """The configuration file, whether or not it is there."""
         return (self.config or config_file(os.environ, self.datadir)).absolute()
 
-    def load(self, flags: Mapping[str, object] | None = None) -> Loaded:
-        """The configuration.
+    def load(self, flags: Mapping[str, object] | None = None, text: str | None = None) -> Loaded:
+        """The configuration; with ``text`` as if the file held that.
 
         Raises:
             ConfigError: it is wrong, or the file that was named is missing.
@@ -44,12 +44,14 @@ class Session:
         named = self.config is not None or CONFIG_VARIABLE in os.environ
         if named and not is_there(self.file):
             raise ConfigError(f"{self.file} does not exist", do="name another file, or create it")
-        return self.load_or_default(flags)
+        return self.load_or_default(flags, text)
 
-    def load_or_default(self, flags: Mapping[str, object] | None = None) -> Loaded:
+    def load_or_default(
+        self, flags: Mapping[str, object] | None = None, text: str | None = None
+    ) -> Loaded:
         """The configuration; defaults while there is no file."""
         own = {"node.datadir": str(self.datadir)} if self.datadir else {}
-        return load(file=self.file, env=os.environ, flags={**own, **(flags or {})})
+        return load(file=self.file, env=os.environ, flags={**own, **(flags or {})}, text=text)
 
 
 def session(context: typer.Context) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,18 @@ def admin(node: Daemon) -> Iterator[Callable[..., Any]]:
         yield call
 
 
+def said_on_p2p_port(node: Daemon, data: bytes) -> bytes:
+    """What a stranger hears who asks where peers come in."""
+    port = int(node.running.p2p[0].split("/tcp/")[1].split("/")[0])
+    said = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as stranger:
+        stranger.sendall(data)
+        stranger.shutdown(socket.SHUT_WR)
+        while part := stranger.recv(4096):
+            said += part
+    return said
+
+
 def test_admin_socket_looks_drains_resumes_and_stops(
     node: Daemon, admin: Callable[..., Any]
 ) -> None:
@@ -45,6 +58,10 @@ def test_admin_socket_looks_drains_resumes_and_stops(
     assert {"store", "p2p", "work", "surface"} <= tree.keys()
     work = {task["name"]: task for task in tree["work"]["children"]}
     assert work["inference.builtin"]["mailbox"]["capacity"] > 0
+
+    assert b"jsonrpc" not in said_on_p2p_port(
+        node, b"POST /rpc HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    )
 
     assert admin("node_drain", deadline_s=5) == {"in_flight": 0}
     refused = httpx.post(

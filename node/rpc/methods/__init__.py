@@ -6,8 +6,10 @@ the documentation and the tests of keys and scopes walk over every method withou
 
 from __future__ import annotations
 
+from r3mes.node.rpc.methods.config import ConfigMethods
 from r3mes.node.rpc.methods.db import DbMethods
 from r3mes.node.rpc.methods.diag import DiagMethods
+from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.key import KeyMethods
@@ -32,4 +34,6 @@ NAMESPACES: tuple[type, ...] = (
     KeyMethods,
     DbMethods,
     DiagMethods,
+    DiagBundle,
+    ConfigMethods,
 )

@@ -1,0 +1,57 @@
+"""Changes one value in the text of a configuration file; comments and order stay as they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from r3mes.errors import ConfigError
+
+
+def with_value(text: str, key: str, value: object) -> str:
+    """``text`` with ``key`` set to ``value``, or without it if that is None.
+
+    Args:
+        key: dotted, such as ``log.level``.
+        text: of the file; what comes out is not checked against the schema.
+        value: what TOML knows.
+
+    Raises:
+        ConfigError: the text is not TOML, or has no such section where there is one to be.
+    """
+    section, _, name = key.partition(".")
+    try:
+        document = tomlkit.parse(text)
+        table = document.setdefault(section, tomlkit.table())
+        if value is None:
+            table.pop(name, None)
+        else:
+            table[name] = value
+        return tomlkit.dumps(document)
+    except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key} cannot be set in this file: {error}") from None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put ``text`` in the place of the file, whole or not at all; its mode stays.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    target = path.resolve()
+    draft = target.with_name(f"{target.name}.new")
+    try:
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+        draft.unlink(missing_ok=True)
+        fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"{target} cannot be written: {error.strerror}") from None
