@@ -34,6 +34,15 @@ class Connection(Protocol):
         ...
 
 
+class CheckKey(Protocol):
+    """The caller's key as it is now; raises when it may not be used (any more).
+
+    ``counted`` as one more request it may be one too many.
+    """
+
+    async def __call__(self, *, counted: bool) -> ApiKey: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a method may know of its caller, by a parameter of this type.
@@ -41,7 +50,9 @@ class Context:
     Args:
         key: with which the caller came; over the admin socket one with every scope.
         connection: None over plain HTTP.
+        check_key: asked before each call, so that those of a batch count as if they came alone.
     """
 
     key: ApiKey
     connection: Connection | None = None
+    check_key: CheckKey | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import cached_property, wraps
 from math import inf
 from typing import Any
 
@@ -34,6 +34,7 @@ from r3mes.node.rpc.messages import (
 )
 from r3mes.node.rpc.method import Method, methods_of
 from r3mes.node.rpc.methods.rpc import RpcMethods
+from r3mes.node.rpc.openrpc import document
 from r3mes.node.rpc.params import Params, ParamsFactory
 
 NOTED_EVERY_S = 60.0
@@ -88,6 +89,11 @@ class Dispatcher(AsyncDispatcher[Context]):
             registry.add_method(_walled(method), name, pass_context=context or False)
         self.add_methods(registry)
 
+    @cached_property
+    def document(self) -> dict[str, object]:
+        """The surface as OpenRPC describes it; made once, which takes a while."""
+        return document(self.methods.values())
+
     async def answer(self, body: bytes, context: Context) -> bytes | None:
         """The answer to one message, which may be a batch; None if it wants none."""
         try:
@@ -120,6 +126,8 @@ class Dispatcher(AsyncDispatcher[Context]):
     ) -> MaybeSet[Response]:
         """The key's scope before anything else, and every failure in our form."""
         try:
+            if context.check_key is not None:
+                await context.check_key(counted=True)
             self._allow(request.method, context.key)
             self._audit(self.methods[request.method], context.key)
             return await handler(request, context)

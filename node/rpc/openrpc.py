@@ -19,7 +19,9 @@ from r3mes.errors import (
     Forbidden,
     NotReady,
     R3mesError,
+    RateLimited,
     StoreError,
+    Unauthenticated,
 )
 from r3mes.node.rpc.messages import MAX_BATCH, error_data
 from r3mes.node.rpc.method import Method
@@ -28,6 +30,8 @@ from r3mes.node.rpc.params import Params
 ANY_METHOD: tuple[type[R3mesError], ...] = (
     BadRequest,
     Forbidden,
+    Unauthenticated,
+    RateLimited,
     NotReady,
     ActorError,
     StoreError,

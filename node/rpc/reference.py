@@ -29,9 +29,11 @@ $ curl --unix-socket ~/.local/share/r3mes/admin.sock http://r3mes/rpc \\
 
 A WebSocket to `/rpc` of either takes the same messages, each as a text, and `node_subscribe` has
 events sent on it. The key comes in the header `Authorization` and is looked at again with every
-message. The node pings every 20 s. Who reads more slowly than there is to tell is closed with 1013
+call. The node pings every 20 s. Who reads more slowly than there is to tell is closed with 1013
 and goes on with the cursor of the last event it has seen; 1001 says that the node stops, 1008 that
-the key is not valid any more. A message counts as one request against the limits of the key.
+the key is not valid any more. Each call, of a batch too, counts as one request against the limits
+of the key. What is refused before a message is read (401, 403, 413, 429) has the form of the
+[HTTP API's errors](http.md#errors).
 
 Parameters are given by name or by position. A message is at most {MAX_DEPTH} deep, {MAX_BATCH}
 calls long and as large as `api.max_body_bytes`; the calls of a batch run side by side.

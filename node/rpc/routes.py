@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from r3mes.node.http.asgi import send_whole, while_present
 from r3mes.node.http.auth import needs
 from r3mes.node.http.errors import REFUSALS
-from r3mes.node.rpc.context import Context
+from r3mes.node.http.ports import ApiKey
+from r3mes.node.rpc.context import CheckKey, Context
 from r3mes.node.rpc.dispatcher import Dispatcher
-from r3mes.node.rpc.openrpc import document
 from r3mes.node.rpc.sessions import Sessions
 
 rpc_routes = APIRouter(responses=REFUSALS)
@@ -45,18 +45,33 @@ class Answered(Response):
 async def call(request: Request) -> Response:
     """One JSON-RPC 2.0 call or a batch; the methods are in docs/rpc.md."""
     rpc: Dispatcher = request.app.state.rpc
-    return Answered(rpc, await request.body(), Context(request.scope["r3mes.key"]))
+    scope = request.scope
+    context = Context(scope["r3mes.key"], check_key=_beyond_first(scope["r3mes.check_key"]))
+    return Answered(rpc, await request.body(), context)
 
 
 @rpc_routes.websocket("/rpc")
 async def connect(websocket: WebSocket) -> None:
     """The same over a WebSocket, with notifications of events."""
     sessions: Sessions = websocket.app.state.sessions
-    await sessions.serve(websocket, websocket.scope["r3mes.check_key"])
+    scope = websocket.scope
+    await sessions.serve(websocket, scope["r3mes.key"], scope["r3mes.check_key"])
 
 
 @rpc_routes.get("/rpc/openrpc.json", dependencies=[Depends(needs("r"))])
 async def openrpc(request: Request) -> JSONResponse:
     """What `rpc.discover` answers."""
     rpc: Dispatcher = request.app.state.rpc
-    return JSONResponse(document(rpc.methods.values()))
+    return JSONResponse(rpc.document)
+
+
+def _beyond_first(check_key: CheckKey) -> CheckKey:
+    """The request was counted already, which is enough for the first call in it."""
+    counted_calls = 0
+
+    async def check(*, counted: bool) -> ApiKey:
+        nonlocal counted_calls
+        counted_calls += counted
+        return await check_key(counted=counted_calls > 1)
+
+    return check

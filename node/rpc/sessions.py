@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from secrets import token_hex
-from typing import Protocol
 
 import trio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -17,9 +16,9 @@ from r3mes.actors.kernel.failure import real_error
 from r3mes.errors import Overloaded, R3mesError
 from r3mes.node.http.errors import as_r3mes_error
 from r3mes.node.http.ports import ApiKey
-from r3mes.node.rpc.context import Context, Follow, TooSlow
+from r3mes.node.rpc.context import CheckKey, Context, Follow, TooSlow
 from r3mes.node.rpc.dispatcher import Dispatcher
-from r3mes.node.rpc.messages import encode, failure
+from r3mes.node.rpc.messages import encode
 
 SLOW_S = 10.0
 """A send that takes longer ends the connection."""
@@ -33,12 +32,6 @@ PARALLEL = 8
 GOING_AWAY, POLICY, TRY_AGAIN_LATER = 1001, 1008, 1013
 
 
-class CheckKey(Protocol):
-    """The caller's key as it is now; raises when it may not be used (any more)."""
-
-    async def __call__(self, *, counted: bool) -> ApiKey: ...
-
-
 class Sessions:
     """All connections; closed when the node stops.
 
@@ -50,12 +43,13 @@ class Sessions:
         self._rpc, self._stopping = rpc, stopping
         self._open = 0
 
-    async def serve(self, websocket: WebSocket, check_key: CheckKey) -> None:
+    async def serve(self, websocket: WebSocket, key: ApiKey, check_key: CheckKey) -> None:
         """Serve one connection until either side ends it.
 
         Args:
             websocket: not yet accepted.
-            check_key: by which the caller is let in, again and again.
+            key: with which the caller came.
+            check_key: by which it is let in, again and again.
         """
         if self._open >= MAX_SESSIONS or self._stopping.is_set():
             await websocket.close(TRY_AGAIN_LATER)
@@ -63,7 +57,7 @@ class Sessions:
         self._open += 1
         try:
             await websocket.accept()
-            await _Session(websocket, self._rpc, check_key).run(self._stopping)
+            await _Session(websocket, self._rpc, key, check_key).run(self._stopping)
         finally:
             self._open -= 1
 
@@ -71,8 +65,11 @@ class Sessions:
 class _Session:
     """One connection."""
 
-    def __init__(self, websocket: WebSocket, rpc: Dispatcher, check_key: CheckKey) -> None:
+    def __init__(
+        self, websocket: WebSocket, rpc: Dispatcher, key: ApiKey, check_key: CheckKey
+    ) -> None:
         self._websocket, self._rpc, self._check_key = websocket, rpc, check_key
+        self._context = Context(key, self, check_key)
         self._sending = trio.Lock()
         self._places = trio.CapacityLimiter(PARALLEL)
         self._subscriptions: dict[str, trio.CancelScope] = {}
@@ -124,20 +121,11 @@ class _Session:
 
     async def _answer(self, body: bytes, owner: object) -> None:
         try:
-            answer = await self._answer_of(body)
+            answer = await self._rpc.answer(body, self._context)
             if answer is not None:
                 await self._send(answer)
         finally:
             self._places.release_on_behalf_of(owner)
-
-    async def _answer_of(self, body: bytes) -> bytes | None:
-        try:
-            key = await self._check_key(counted=True)
-        except R3mesError as error:
-            if error.kind.http == 401:
-                raise
-            return encode(failure(None, error).to_json())
-        return await self._rpc.answer(body, Context(key, self))
 
     async def _notify(self, method: str, params: Mapping[str, object]) -> None:
         await self._send(encode({"jsonrpc": "2.0", "method": method, "params": params}))

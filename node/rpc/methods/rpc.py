@@ -7,7 +7,6 @@ from typing import Protocol
 
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import Method, method
-from r3mes.node.rpc.openrpc import document
 
 VERSION = "1.0"
 """Of every namespace so far."""
@@ -18,6 +17,8 @@ class Surface(Protocol):
 
     @property
     def methods(self) -> Mapping[str, Method]: ...
+    @property
+    def document(self) -> dict[str, object]: ...
 
 
 class RpcMethods:
@@ -32,7 +33,7 @@ class RpcMethods:
 
         It publishes the limit on batches as `x-max-batch` and each method's scope as `x-scope`.
         """
-        return document(self._surface.methods.values())
+        return self._surface.document
 
     @method("rpc_modules", scope="r")
     async def modules(self, context: Context) -> dict[str, str]:

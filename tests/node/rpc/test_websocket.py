@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -82,6 +83,7 @@ async def ask(socket: Any, name: str, **params: object) -> Any:
     while True:
         answer = json.loads(await socket.recv())
         if "id" in answer:
+            assert answer["id"] == 1
             return answer["result"] if "result" in answer else answer["error"]
 
 
@@ -237,6 +239,26 @@ async def test_messages_count_against_the_rate_of_the_key(surface: Surface) -> N
     assert "peer_id" in told[1]
     assert told[2]["code"] == -32013
     assert told[2]["data"]["retry_after_ms"] > 0
+
+
+async def test_revoked_key_calls_nothing_any_more(surface: Surface) -> None:
+    async with surface.connect() as socket:
+        await ask(socket, "node_info")
+        del surface.keyring.keys["r3k_read"]
+        assert (await ask(socket, "node_info"))["code"] == -32001
+
+
+async def test_calls_of_a_batch_count_each(surface: Surface) -> None:
+    surface.rates.limits = Limits(rpm_per_key=5, rpm_per_address=0)
+    surface.keyring.keys["r3k_fresh"] = replace(KEYS["r3k_read"], id="batch")
+    call = {"jsonrpc": "2.0", "id": 1, "method": "node_info"}
+    async with httpx.AsyncClient(base_url=f"http://{surface.address}") as client:
+        headers = {"authorization": "Bearer r3k_fresh"}
+        told = (await client.post("/rpc", json=[call] * 7, headers=headers)).json()
+        later = await client.post("/rpc", json=call, headers=headers)
+    assert sorted("result" in one for one in told) == [False] * 2 + [True] * 5
+    assert {one["error"]["code"] for one in told if "error" in one} == {-32013}
+    assert later.status_code == 429
 
 
 async def test_message_that_is_too_large_ends_the_connection(surface: Surface) -> None:
