@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +91,6 @@ class Shown:
         self.text += ESCAPES.sub("", data.decode(errors="replace")).replace("\r\n", "\n")
         if (answer := self._typist(self.text[self._answered :])) is not None:
             self._answered = len(self.text)
-            time.sleep(0.05)  # a person takes longer to type than a program to listen
             os.write(self._screen, answer.encode())
         return bool(data)
 
