@@ -8,15 +8,20 @@ from typing import Annotated
 import msgspec
 import typer
 
-from r3mes.config.load import Loaded, all_keys, value_of
+from r3mes.config.load import Loaded, all_keys, load, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import ConfigError
 from r3mes.node.cli import completion
+from r3mes.node.cli.api import call
 from r3mes.node.cli.output import show, show_json
 from r3mes.node.cli.session import Session, session
+from r3mes.node.running import read_running
 
-app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)
+app = typer.Typer(help="Show, check and change the configuration.", no_args_is_help=True)
 
+SingleKey = Annotated[
+    str, typer.Argument(help="Such as log.level.", autocompletion=completion.config_key)
+]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -62,6 +67,58 @@ def check(
 def path(context: typer.Context) -> None:
     """Show which file is used."""
     show(str(session(context).file))
+
+
+@app.command("set")
+def set_value(context: typer.Context, key: SingleKey, value: str) -> None:
+    """Change one value in the file; comments stay, and a running node takes it over if it can."""
+    name = _single(key)
+    _change(context, name, all_keys()[name].parse(value))
+
+
+@app.command()
+def unset(context: typer.Context, key: SingleKey) -> None:
+    """Take one value out of the file, so that the default is back."""
+    _change(context, _single(key), None)
+
+
+def _change(context: typer.Context, name: str, value: object) -> None:
+    """By the running node, else in the file, which must be right before and after."""
+    current = session(context)
+    loaded = current.load_or_default()
+    if read_running(loaded.config.node.datadir) is not None:
+        done = call(loaded.config, "config_set", path=name, value=value)
+        if done["overridden_by"]:
+            show(f"{name} is changed in the file, but {done['overridden_by']} overrides it")
+        else:
+            show(f"{name}: " + ("in force" if done["in_force"] else "in force after a restart"))
+        return
+    from r3mes.config.editing import replace_file, with_value
+
+    text = current.file.read_text() if current.file.exists() else ""
+    _check_text(current.file, new := with_value(text, name, value))
+    replace_file(current.file, new)
+    show(f"{name}: in force when the node starts   {current.file}")
+
+
+def _check_text(file: Path, text: str) -> None:
+    """See that ``text`` would be a right configuration in the place of ``file``."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        draft.write_text(text)
+        load(file=draft, env={}, flags={})
+    except ConfigError as error:
+        raise ConfigError(error.detail.replace(str(draft), str(file)), do=error.do) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _single(key: str) -> str:
+    name = _known(key)
+    if "." not in name:
+        raise ConfigError(f"{key} is a section: name one of its keys", do="such as log.level")
+    return name
 
 
 def _known(key: str) -> str:

@@ -265,3 +265,26 @@ def test_init_where_nobody_can_write(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 78
     assert ran.err.startswith(f"error R3-CONF-001: {cli.datadir}: Not a directory. ")
     assert "--datadir" in ran.err
+
+
+def test_config_set_and_unset(node: Cli) -> None:
+    file = node.datadir / "config.toml"
+    before = file.read_text()
+    ran = node("config", "set", "log.level", "debug")
+    assert (ran.code, "in force when the node starts" in ran.out) == (0, True)
+    assert node("config", "set", "p2p.listen", "127.0.0.1:1,127.0.0.1:2").code == 0
+    assert node("config", "show", "p2p.listen").out == '["127.0.0.1:1","127.0.0.1:2"]\n'
+    assert before.splitlines()[0] in file.read_text()  # comments stay
+    assert node("config", "unset", "log.level").code == 0
+    assert node("config", "show", "log.level").out == "info\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("limits.slots", "0"), ("limits.slot", "1"), ("models", "x"), ("log", "x")]
+)
+def test_config_set_refuses_nonsense(node: Cli, key: str, value: str) -> None:
+    before = files(node.datadir)
+    ran = node("config", "set", key, value)
+    assert (ran.code, ran.out) == (78, "")
+    assert "draft" not in ran.err
+    assert files(node.datadir) == before
