@@ -22,6 +22,7 @@ from hypercorn.trio import serve
 from starlette.types import ASGIApp
 
 from r3mes.errors import ConfigError, PortInUse
+from r3mes.node.http.cutting import cut_connections
 from r3mes.node.http.unix_socket import bind_unix
 
 IDLE_SECONDS = 15.0
@@ -31,6 +32,8 @@ BACKLOG = 128
 WEBSOCKET_BYTES = 1024 * 1024 - 4096
 PING_SECONDS = 20.0
 """Between two pings of a WebSocket: whoever does not take them is given up as stalled."""
+CUT_SECONDS = 0.5
+"""After the drain, to those who take what they are sent."""
 UNIX = "unix:"
 
 logger = logging.getLogger(__name__)
@@ -76,14 +79,26 @@ class HttpServer:
             PortInUse: the address is taken.
         """
         listener = bind(self._listen, self._key)
+        name = listener.getsockname()
         self.address = _address(listener)
         config = _hypercorn_config(listener, self._drain_seconds)
         try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(_start, self._app, config, self._draining.wait)
-                task_status.started(self.address)
+            async with trio.open_nursery() as cutting:
+                cutting.start_soon(self._cut_in_the_end, name)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(_start, self._app, config, self._draining.wait)
+                    task_status.started(self.address)
+                cutting.cancel_scope.cancel()
         finally:
             _leave(self.address)
+
+    async def _cut_in_the_end(self, name: object) -> None:
+        """Let nobody who does not read hold up the end: after the drain, or a cancel at once."""
+        try:
+            await self._draining.wait()
+            await trio.sleep(self._drain_seconds + CUT_SECONDS)
+        finally:
+            cut_connections(name)
 
 
 async def _start(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -171,3 +174,27 @@ def test_admin_socket_that_cannot_be_is_a_matter_of_configuration(
     with pytest.raises(ConfigError, match="admin socket"):
         trio.run(HttpServer(lambda *_: None, listen=f"unix:{tmp_path / name}").run)  # type: ignore[arg-type]
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("end", ["drain", "cancel"])
+async def test_caller_who_does_not_read_does_not_hold_up_the_end(
+    api: Api, tmp_path: Path, end: str
+) -> None:
+    app = build_admin_app(gateway=api.gateway, state=api.state, rpc=api.rpc)
+    server = HttpServer(app, listen=f"unix:{tmp_path / 's'}", drain_seconds=0.1)
+    calls = json.dumps([{**INFO, "method": "rpc.discover"}] * 100).encode()
+    with closing(socket.socket(socket.AF_UNIX)) as stuck:
+        patience = Timer(15, stuck.shutdown, [socket.SHUT_RDWR])  # a cancel would not get through
+        patience.start()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            stuck.connect(str(tmp_path / "s"))
+            head = b"POST /rpc HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(calls)
+            stuck.sendall(head + calls)
+            await trio.lowlevel.wait_readable(stuck)
+            if end == "drain":
+                server.drain()
+            else:
+                nursery.cancel_scope.cancel()
+        assert patience.is_alive()
+        patience.cancel()
