@@ -341,6 +341,7 @@ class Node:
         return Looking(
             config=self._config,
             state=self.state,
+            vault=self.vault,
             store=self.store,
             network=self.network,
             inference=self.inference,

@@ -154,6 +154,7 @@ SPENT = _counted("spent_uremes_total", "Price of answers written by other nodes.
 WALLET_BACKED_UP = _looked_at(
     "wallet_backed_up", "1 if somebody proved to have the words of the wallet."
 )
+WALLET_LOCKED = _looked_at("wallet_locked", "1 while the wallet cannot sign.")
 
 # Surfaces
 HTTP = _counted(
@@ -172,3 +173,6 @@ COMMIT_FAILURES = _counted("db_commit_failures_total", "Commits that failed; not
 WRITABLE = _looked_at("db_writable", "1 while the store can write.")
 DB_SIZE = _looked_at("db_size_bytes", "The database on the disk, its log included.")
 DISK_FREE = _looked_at("disk_free_bytes", "What is free where the data directory is.")
+BACKUP_LAST = _looked_at(
+    "backup_last_success_timestamp_seconds", "When the last backup was whole; 0 if never."
+)

@@ -22,10 +22,12 @@ from r3mes.actors.kernel.supervisor import Supervisor
 from r3mes.actors.store import Store
 from r3mes.config.schema import Config
 from r3mes.errors import R3mesError
+from r3mes.node.backup.record import last_backup
 from r3mes.node.metrics import declared as d
 from r3mes.node.network import Network
 from r3mes.node.paper import is_backed_up
 from r3mes.node.state import State
+from r3mes.node.vault import Vault
 
 Values: TypeAlias = Mapping[tuple[str, ...], float]
 """By the values of the labels."""
@@ -38,6 +40,7 @@ class Looking(Collector):
     Args:
         config: of the node.
         state: says whether it is ready.
+        vault: says whether the wallet can sign.
         mailboxes: of the actors that have one name for good.
         supervisors: whose children are looked at.
     """
@@ -47,6 +50,7 @@ class Looking(Collector):
         *,
         config: Config,
         state: State,
+        vault: Vault,
         store: Store,
         network: Network,
         inference: InferenceClient,
@@ -54,6 +58,7 @@ class Looking(Collector):
         supervisors: Callable[[], Iterable[Supervisor]],
     ) -> None:
         self._config, self._state, self._store = config, state, store
+        self._vault = vault
         self._network, self._inference = network, inference
         self._mailboxes, self._supervisors = tuple(mailboxes), supervisors
         self._started = time.time()
@@ -74,6 +79,7 @@ class Looking(Collector):
             **self._storage(),
             d.PEERS: {("direct",): len(self._network.connected())},
             d.DIALS: {("tcp", outcome): n for outcome, n in self._network.dials.items()},
+            d.WALLET_LOCKED: {(): not self._vault.is_open},
             d.WALLET_BACKED_UP: {(): is_backed_up(self._config, self._config.wallet.name)},
         }
 
@@ -112,6 +118,7 @@ class Looking(Collector):
         return {
             d.WRITABLE: {(): self._store.problem() is None},
             d.DB_SIZE: {(): self._store.size_bytes()},
+            d.BACKUP_LAST: {(): last_backup(self._store.datadir) or 0.0},
             d.DISK_FREE: {(): _free(self._store.datadir)},
         }
 

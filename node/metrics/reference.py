@@ -16,6 +16,9 @@ that are not configured on the node count as `other`. Besides these there are th
 metrics of every Prometheus client (resident memory, CPU, open files). Counters start at 0 with the
 node.
 
+`share/prometheus/` holds a configuration and alert rules, `share/grafana/` a dashboard (installed
+under `PREFIX/share/r3mes/`); a test holds every expression in them to the names here.
+
 | metric | type | labels | what it says |
 |---|---|---|---|
 """
