@@ -85,6 +85,7 @@ from r3mes.node.rpc.methods.node_events import NodeEvents
 from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, read_running, remove_running, write_running
 from r3mes.node.state import State
+from r3mes.node.summary import Summary
 from r3mes.node.systemd import notify, watchdog_seconds
 from r3mes.node.tasks import Tasks, running_tasks
 from r3mes.node.vault import Vault
@@ -148,6 +149,7 @@ class Node:
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
         self.canary = Canary(on_wake=self._counting.woke)
+        self._summary = Summary(self.inference, self.network)
         self.clock = ClockWatch()
         self.peers = Peers(self.network, self.router, self.bans)
         self.earnings = Earnings(self.ledger, key.peer_id, now_ms=now_ms)
@@ -225,6 +227,7 @@ class Node:
         self._counting.observe(event)
         self._recent.observe(event)
         self.watching.observe(event)
+        self._summary.observe(event)
 
     def _hello(self) -> Hello:
         """While the wallet is locked nobody vouches for this node, and it offers nothing."""
@@ -390,11 +393,12 @@ class Node:
         ]
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
+        summary = ChildSpec("summary", self._summary.run)
         levels = ChildSpec("log-levels", self.log_levels.run)
         watching = ChildSpec("events", self.watching.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
-        return Supervisor("work", [*models, router, *lan, canary, clock, levels, watching])
+        return Supervisor("work", [*models, router, *lan, canary, clock, levels, watching, summary])
 
     def _surface(self) -> Supervisor:
         """What answers programs; admin socket and metrics also while the API drains."""
