@@ -240,6 +240,40 @@ async def test_the_end_can_be_read_in_a_shielded_block_after_a_cancel(
     assert service.countersignature == b"c"
 
 
+class CutAtCredit:
+    """A stream under whose reader a cancel comes as it gives credit."""
+
+    def __init__(self, stream: FrameStream, scope: trio.CancelScope) -> None:
+        self._stream, self._scope = stream, scope
+        self.peer, self.receive = stream.peer, stream.receive
+        self.finish, self.aclose = stream.finish, stream.aclose
+
+    async def send(self, frame: bytes) -> None:
+        if isinstance(decode(frame), Credit):
+            self._scope.cancel()
+        await self._stream.send(frame)
+
+
+async def test_a_cancel_while_credit_is_given_loses_no_tokens(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    ids: list[int] = []
+    scope = trio.CancelScope()
+    async with (
+        serving(ten_words(30, pause_s=0.05)) as stream,
+        ClientCall(CutAtCredit(stream, scope)) as call,
+    ):
+        await call.hello()
+        await call.request(b"envelope", b"delegation")
+        with scope:
+            async for tokens in call.tokens():
+                ids += tokens.ids
+        assert scope.cancelled_caught
+        async for tokens in call.tokens():
+            ids += tokens.ids
+    assert ids == list(range(30))
+
+
 async def test_a_receipt_that_never_comes_is_not_waited_for_long(
     autojump_clock: trio.abc.Clock,
 ) -> None:

@@ -139,9 +139,10 @@ class ClientCall:
         """The next part of the answer, None behind the last; raises like `tokens`."""
         if self._done is not None:
             return None
+        await self._grant()  # before a frame is taken: a cancel in here loses none
         match message := await self._next(self._token_patience()):
             case Tokens():
-                await self._count(message)
+                self._count(message)
                 return message
             case Done():
                 self._open, self._done = False, message
@@ -170,7 +171,7 @@ class ClientCall:
     def _token_patience(self) -> float:
         return self._patience.token_s if self._position else self._patience.first_token_s
 
-    async def _count(self, tokens: Tokens) -> None:
+    def _count(self, tokens: Tokens) -> None:
         if tokens.position != self._position:
             raise WireError(f"token {tokens.position} came where {self._position} was due")
         if self._text_is_whole:
@@ -178,10 +179,12 @@ class ClientCall:
         self._text_is_whole = not tokens.ids
         self._position += len(tokens.ids)
         self._read += 1
-        if self._read == _GRANT_FRAMES:
-            self._owed += self._read
-            self._read = 0
+
+    async def _grant(self) -> None:
+        if self._read >= _GRANT_FRAMES:
+            self._owed += _GRANT_FRAMES
             await self._say(Credit(_GRANT_FRAMES))
+            self._read -= _GRANT_FRAMES
 
     async def _say(self, message: Message) -> None:
         """Send, unless the peer is gone: what it sent before that is still read."""
