@@ -9,6 +9,7 @@ elsewhere from the current folder.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from r3mes.config.keys import Key, keys_of, sections
 from r3mes.config.paths import config_file
-from r3mes.config.schema import Config, Model
+from r3mes.config.schema import MODELS_CAP, NAME, Config, Model
 from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
@@ -154,10 +155,22 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
             "reach, and API keys would travel unencrypted",
             do="listen on 127.0.0.1 behind a proxy with TLS, or set api.insecure = true",
         )
+    _check_models(config, origins.get("models", "default"))
+
+
+def _check_models(config: Config, origin: str) -> None:
+    """What peers would refuse: they take so many models, and names of this form."""
     names = [served_name(model) for model in config.models]
+    if len(names) > MODELS_CAP:
+        raise ConfigError(f"{origin}: a node serves {MODELS_CAP} models at most, not {len(names)}")
+    if unfit := [name for name in names if not re.fullmatch(NAME, name)]:
+        raise ConfigError(
+            f"{origin}: a model cannot be called {unfit[0]!r}",
+            do="give it a name of up to 128 letters, digits and ._/-",
+        )
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            f"{origins['models']}: two models are called {min(twice)!r}",
+            f"{origin}: two models are called {min(twice)!r}",
             do="give one of them another name",
         )
 

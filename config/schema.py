@@ -18,6 +18,8 @@ PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 ADDRESS = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):{PORT}$"
 ORIGIN = r"^https?://[^/\s]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+MODELS_CAP = 32
+"""Most models of one node: as many as its hello to peers can name."""
 
 
 def key(description: str, expects: str = "", *, secret_file: bool = False, **bounds: Any) -> Meta:
@@ -41,8 +43,10 @@ class Node(Layer, frozen=True):
     """The node as a whole."""
 
     chain_id: Annotated[
-        str, key("The network it belongs to; peers of another are not used.", min_length=1)
-    ] = "r3mes-dev-1"
+        str,
+        key("The network it belongs to; peers of another are not used.",
+            "up to 50 letters, digits, ., _ and -", pattern=r"^[A-Za-z0-9._-]{1,50}$"),
+    ] = "r3mes-dev-1"  # fmt: skip
     datadir: Annotated[
         Path, key("Where database, keys and wallets are; `--datadir` moves this file there too.")
     ] = msgspec.field(default_factory=data_directory)

@@ -96,6 +96,9 @@ WRONG = [
     ("[[models]]\nid = 'x'\nprise = 1", ("models.prise",)),
     ("[[models]]\nid = 'x'\nprice_prompt = -1", ("models[0].price_prompt", "-1")),
     ("[[models]]\nid = 'x'\n[[models]]\nid = 'y/x'", ("two models are called 'x'",)),
+    ("[[models]]\nid = './my model'", ("cannot be called 'my model'", "Give it a name")),
+    ("\n".join(f"[[models]]\nid = 'x{n}'" for n in range(33)), ("32 models at most, not 33",)),
+    ("[node]\nchain_id = 'r3mes dev'", ("up to 50 letters",)),
     ("[api", ("is not TOML", "Expected ']'")),
     ("a = " + "[" * 5000, ("is not TOML",)),
 ]

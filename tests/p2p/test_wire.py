@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from r3mes.config.schema import NAME
 from r3mes.errors import WireError
 from r3mes.ids import ModelHash
 from r3mes.p2p.protocols.infer import (
@@ -58,7 +59,7 @@ signed = st.binary(max_size=300)
 word = st.text(max_size=30)
 offers = st.builds(
     ModelOffer,
-    word,
+    st.from_regex(NAME, fullmatch=True),
     st.binary(min_size=32, max_size=32).map(ModelHash),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**63 - 1),
@@ -188,3 +189,10 @@ def test_as_many_values_as_may_be() -> None:
 def test_messages_over_their_caps(value: object) -> None:
     with pytest.raises(WireError):
         decode(msgpack.packb(value, use_bin_type=True))
+
+
+@pytest.mark.parametrize("name", ["", "\x1b[2Jtiny", "tiny\n", "-tiny", "ti ny", "t" * 129])
+def test_a_model_has_a_name_that_may_go_to_a_terminal(name: str) -> None:
+    offer = ModelOffer(name, ModelHash(bytes(32)), 64, 1, 2)
+    with pytest.raises(WireError, match="name"):
+        decode(encode(Hello(bytes(8), b"", (offer,), "chain")))

@@ -6,10 +6,12 @@ value and no list.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, cast
 
+from r3mes.config.schema import MODELS_CAP, NAME
 from r3mes.errors import WireError
 from r3mes.ids import ModelHash
 from r3mes.p2p.wire import Value, pack, unpack
@@ -18,10 +20,8 @@ INFER: Final = "/r3mes/infer/1.0.0"
 
 CREDIT_FRAMES = 32
 """Token frames that the server may send before the first `Credit`; most that may be owed."""
-MODEL_CAP = 32
-"""Most models in one hello."""
-NAME_CAP, CHAIN_CAP, CODE_CAP, SAYING_CAP = 128, 64, 64, 1024
-"""Most bytes of a model's name, a chain's id, an error's code and its message, in UTF-8."""
+CHAIN_CAP, CODE_CAP, SAYING_CAP = 64, 64, 1024
+"""Most bytes of a chain's id, an error's code and its message, in UTF-8."""
 SIGNED_CAP = 4096
 """Most bytes of a binding, delegation, result, signature or countersignature."""
 EPOCH_BYTES, HASH_BYTES, ID_BYTES = 8, 32, 4
@@ -221,13 +221,13 @@ _TAGS: Final[dict[type[Message], int]] = {
 
 def _hello(reader: _Fields) -> Hello:
     epoch, binding = reader.data(EPOCH_BYTES, exact=True), reader.data(SIGNED_CAP)
-    models = tuple(_offer(_Fields(fields)) for fields in reader.arrays(MODEL_CAP))
+    models = tuple(_offer(_Fields(fields)) for fields in reader.arrays(MODELS_CAP))
     return Hello(epoch, binding, models, reader.text(CHAIN_CAP))
 
 
 def _offer(reader: _Fields) -> ModelOffer:
     offer = ModelOffer(
-        reader.text(NAME_CAP),
+        reader.name(),
         ModelHash(reader.data(HASH_BYTES, exact=True)),
         reader.number(),
         reader.number(PRICE_CAP),
@@ -268,6 +268,13 @@ class _Fields:
         value = self._next(str)
         if len(value.encode()) > most:
             raise WireError(f"a message holds a text over {most} bytes")
+        return value
+
+    def name(self) -> str:
+        """Of a model; it ends up on terminals and in headers, so it is what a config may say."""
+        value = self._next(str)
+        if not re.fullmatch(NAME, value):
+            raise WireError("a message holds a model's name with characters that no name has")
         return value
 
     def ids(self, most: int) -> tuple[int, ...]:
