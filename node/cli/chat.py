@@ -13,7 +13,7 @@ from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ModelNotFound, NotReady
 from r3mes.node.cli import completion
 from r3mes.node.cli.api import api_address, api_key, get, not_running, told
-from r3mes.node.cli.output import remes, say, short
+from r3mes.node.cli.output import harmless, remes, say, short
 from r3mes.node.cli.session import session
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _ask(
         messages=messages, stream=True, stream_options={"include_usage": True}, **options
     )
     for chunk in stream:
-        sys.stdout.write(course.take(chunk))
+        sys.stdout.write(harmless(course.take(chunk)))
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 
 import typer
@@ -37,6 +38,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def short(text: str, keep: int = 8) -> str:
     """A long id by its ends."""
     return text if len(text) <= 2 * keep + 1 else f"{text[:keep]}…{text[-keep:]}"
+
+
+def harmless(text: str) -> str:
+    """``text`` without what commands a terminal: it comes from a model, and may come from far."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def duration(seconds: float) -> str:

@@ -112,6 +112,12 @@ async def test_chat_from_a_pipe(ask: Ask, api: Api) -> None:
     assert (await ask("chat", stdin=" \n")).code == 2
 
 
+async def test_an_answer_holds_no_commands_for_the_terminal(ask: Ask, api: Api) -> None:
+    api.gateway.words = ("\x1b[2J\x1b]0;mine\x07a\tb\r\n", "\x9b31mw\N{ZERO WIDTH JOINER}\x00\x7f")
+    ran = await ask("chat", "Hi")
+    assert ran.out == "[2J]0;minea\tb\n31mw\N{ZERO WIDTH JOINER}\n"
+
+
 async def test_chat_with_an_unknown_model(ask: Ask) -> None:
     ran = await ask("chat", "--model", "none", "Hi")
     assert ran.code == 66
