@@ -33,6 +33,11 @@ class FrameStream(Protocol):
         """Who is at the other end, as the transport proved it; never taken from a payload."""
         ...
 
+    @property
+    def protocol(self) -> str:
+        """What both sides agreed to speak, version included."""
+        ...
+
     async def send(self, frame: bytes) -> None:
         """Send one frame; waits while the peer's window is full.
 
@@ -72,6 +77,8 @@ class ByteStream(Protocol):
 
     @property
     def peer(self) -> PeerId: ...
+    @property
+    def protocol(self) -> str: ...
 
     async def read(self, most: int) -> bytes:
         """1 to ``most`` bytes; empty at the end; raises PeerDisconnected when cut."""
@@ -112,6 +119,10 @@ class FramedStream:
     @property
     def peer(self) -> PeerId:
         return self._stream.peer
+
+    @property
+    def protocol(self) -> str:
+        return self._stream.protocol
 
     async def send(self, frame: bytes) -> None:
         if self._finished or self._closed:
@@ -181,8 +192,11 @@ class _Direction:
 
 
 class _StapledStream:
-    def __init__(self, peer: PeerId, outward: _Direction, inward: _Direction) -> None:
+    def __init__(
+        self, peer: PeerId, protocol: str, outward: _Direction, inward: _Direction
+    ) -> None:
         self._peer, self._outward, self._inward = peer, outward, inward
+        self.protocol = protocol
         self._ended = False
 
     @property
@@ -219,7 +233,7 @@ class _StapledStream:
             direction.receiver.close()
 
 
-def staple(a: PeerId, b: PeerId) -> tuple[FrameStream, FrameStream]:
+def staple(a: PeerId, b: PeerId, protocol: str) -> tuple[FrameStream, FrameStream]:
     """Two ends of one stream in memory: the first is held by ``a``, the second by ``b``."""
     to_b, to_a = _Direction(), _Direction()
-    return _StapledStream(b, to_b, to_a), _StapledStream(a, to_a, to_b)
+    return _StapledStream(b, protocol, to_b, to_a), _StapledStream(a, protocol, to_a, to_b)

@@ -57,8 +57,14 @@ class Host:
         self._outbound = StreamCounts(limits.streams_per_peer, sys.maxsize)
         self._inbound = StreamCounts(limits.inbound_streams_per_peer, limits.streams)
 
-    def serve(self, protocol: str, handler: Callable[[FrameStream], Awaitable[None]]) -> None:
-        """Have ``handler`` speak ``protocol`` with whoever opens a stream for it.
+    def serve(
+        self,
+        protocol: str,
+        handler: Callable[[FrameStream], Awaitable[None]],
+        *,
+        older: Sequence[str] = (),
+    ) -> None:
+        """Have ``handler`` speak ``protocol`` with whoever opens a stream for it, or for ``older``.
 
         The stream is closed when the handler returns; an exception ends only its stream.  A peer
         with too many streams of one protocol in flight has the next one reset.
@@ -77,7 +83,8 @@ class Host:
             finally:
                 await stream.aclose()
 
-        self._host.set_stream_handler(TProtocol(protocol), handle)
+        for version in (protocol, *older):
+            self._host.set_stream_handler(TProtocol(version), handle)
 
     async def knock(self) -> None:
         """Return when each listener of this host has answered; the caller sets how long to wait.
@@ -151,29 +158,36 @@ class Host:
             raise PeerUnreachable(f"{addresses[0].peer} cannot be dialled: {tried}")
 
     async def open_stream(
-        self, peer: PeerId, protocol: str, *, timeout: float = 6.0
+        self, peer: PeerId, protocol: str, *, older: Sequence[str] = (), timeout: float = 6.0
     ) -> FrameStream:
         """Open a stream of ``protocol`` to a connected peer; the caller closes it.
 
+        Args:
+            peer: to whom.
+            protocol: what to speak.
+            older: versions of it for a peer that does not know this one; they count as one.
+            timeout: seconds for all of it.
+
         Raises:
-            PeerUnreachable: not connected, the peer does not speak it, or not in time.
+            PeerUnreachable: not connected, the peer speaks none of them, or not in time.
         """
         with trio.move_on_after(timeout):
             await self._outbound.wait_take(peer, protocol)
             stream = None
             try:
-                stream = await self._negotiate(peer, protocol)
+                stream = await self._negotiate(peer, [protocol, *older])
             finally:
                 if stream is None:
                     self._outbound.give_back(peer, protocol)
             return FramedStream(NetBytes(stream, lambda: self._outbound.give_back(peer, protocol)))
         raise PeerUnreachable(f"{peer} opened no stream for {protocol} within {timeout:g} s")
 
-    async def _negotiate(self, peer: PeerId, protocol: str) -> INetStream:
+    async def _negotiate(self, peer: PeerId, versions: Sequence[str]) -> INetStream:
+        known = [TProtocol(version) for version in versions]
         try:
-            return await self._host.new_stream(ID.from_base58(peer), [TProtocol(protocol)])
+            return await self._host.new_stream(ID.from_base58(peer), known)
         except (BaseLibp2pError, OSError, trio.TooSlowError) as error:
-            raise PeerUnreachable(f"{peer} opened no stream for {protocol}: {error}") from error
+            raise PeerUnreachable(f"{peer} opened no stream for {versions[0]}: {error}") from error
 
     def peers(self) -> list[PeerConnection]:
         """All connections; a peer may have more than one."""

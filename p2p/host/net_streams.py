@@ -37,6 +37,10 @@ class NetBytes:
     def peer(self) -> PeerId:
         return self._peer
 
+    @property
+    def protocol(self) -> str:
+        return str(self._stream.get_protocol())
+
     async def read(self, most: int) -> bytes:
         try:
             return await self._stream.read(most)

@@ -51,7 +51,7 @@ from r3mes.errors import (
 )
 from r3mes.ids import Address, ModelHash, PeerId, RequestHash
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer, serve_infer
+from r3mes.p2p.protocols.infer import INFER, ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
 from r3mes.p2p.wire import unpack
 
@@ -185,7 +185,7 @@ class Net:
     async def connect(self, peer: PeerId) -> AsyncIterator[FrameStream]:
         if peer not in self.servers:
             raise PeerUnreachable(f"{peer} is not there")
-        near, far = staple(self.own, peer)
+        near, far = staple(self.own, peer, INFER)
         self._nursery.start_soon(serve_infer, far, self.servers[peer].serving)
         try:
             yield self.tamper(near)

@@ -18,6 +18,7 @@ from r3mes.errors import (
 )
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import (
+    INFER,
     Accepted,
     Cancel,
     ClientCall,
@@ -79,7 +80,7 @@ def ten_words(count: int = 10, pause_s: float = 0.01) -> Service:
 
 @asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[FrameStream]:
-    near, far = staple(GATEWAY, SERVER)
+    near, far = staple(GATEWAY, SERVER, INFER)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_infer, far, service)
         yield near
@@ -245,7 +246,7 @@ class CutAtCredit:
 
     def __init__(self, stream: FrameStream, scope: trio.CancelScope) -> None:
         self._stream, self._scope = stream, scope
-        self.peer, self.receive = stream.peer, stream.receive
+        self.peer, self.protocol, self.receive = stream.peer, stream.protocol, stream.receive
         self.finish, self.aclose = stream.finish, stream.aclose
 
     async def send(self, frame: bytes) -> None:
@@ -287,7 +288,7 @@ async def test_a_receipt_that_never_comes_is_not_waited_for_long(
 
 
 async def test_a_server_that_is_silent_counts_as_gone(autojump_clock: trio.abc.Clock) -> None:
-    near, _far = staple(GATEWAY, SERVER)
+    near, _far = staple(GATEWAY, SERVER, INFER)
     async with ClientCall(near) as call:
         with pytest.raises(PeerDisconnected, match="silent for 5 s"):
             await call.hello()
@@ -307,7 +308,7 @@ async def test_a_stalled_answer_counts_as_gone(autojump_clock: trio.abc.Clock) -
 
 
 async def test_a_gateway_that_is_silent_is_let_go(autojump_clock: trio.abc.Clock) -> None:
-    near, far = staple(GATEWAY, SERVER)
+    near, far = staple(GATEWAY, SERVER, INFER)
     started = trio.current_time()
     await serve_infer(far, ten_words())
     assert trio.current_time() - started == 10
@@ -329,7 +330,7 @@ async def test_a_gateway_that_is_silent_is_let_go(autojump_clock: trio.abc.Clock
     ],
 )
 async def test_a_server_out_of_turn(frames: list[Hello], autojump_clock: trio.abc.Clock) -> None:
-    near, far = staple(GATEWAY, SERVER)
+    near, far = staple(GATEWAY, SERVER, INFER)
 
     async def server() -> None:
         try:
@@ -406,7 +407,7 @@ async def test_text_without_tokens_comes_once_and_last(autojump_clock: trio.abc.
 
 
 async def test_an_answer_cut_before_its_end_is_no_answer(autojump_clock: trio.abc.Clock) -> None:
-    near, far = staple(GATEWAY, SERVER)
+    near, far = staple(GATEWAY, SERVER, INFER)
 
     async def server() -> None:
         for frame in (HELLO, Accepted(()), Tokens(0, (1,), "x")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 
@@ -10,6 +12,7 @@ from r3mes.ids import ModelHash
 from r3mes.p2p.host import Host
 from r3mes.p2p.protocols.infer import (
     INFER,
+    INFER_1_0,
     ClientCall,
     Done,
     Hello,
@@ -31,6 +34,7 @@ class Counting:
     def __init__(self, count: int, pause_s: float = 0.0) -> None:
         self._count, self._pause_s = count, pause_s
         self.receipt: bytes | None = None
+        self.traces: list[str] = []
         self.cancelled = 0
         self.ended = trio.Event()
         self.ten_cancelled = trio.Event()
@@ -39,6 +43,7 @@ class Counting:
         return HELLO
 
     async def answer(self, request: Request, call: ServerCall) -> None:
+        self.traces.append(request.trace)
         try:
             await call.accept((1, 2, 3))
             for n in range(self._count):
@@ -55,11 +60,13 @@ class Counting:
             raise
 
 
-def serve(host: Host, service: Counting) -> None:
+def serve(
+    host: Host, service: Counting, protocol: str = INFER, older: Sequence[str] = (INFER_1_0,)
+) -> None:
     async def handler(stream: FrameStream) -> None:
         await serve_infer(stream, service)
 
-    host.serve(INFER, handler)
+    host.serve(protocol, handler, older=older)
 
 
 async def test_an_answer_from_hello_to_receipt(pair: tuple[Host, Host]) -> None:
@@ -76,6 +83,30 @@ async def test_an_answer_from_hello_to_receipt(pair: tuple[Host, Host]) -> None:
         assert ids == list(range(500))
         await service.ended.wait()
         assert service.receipt == b"countersignature"
+
+
+@pytest.mark.parametrize(
+    ("server", "gateway", "told"),
+    [
+        ([INFER, INFER_1_0], [INFER, INFER_1_0], "trace"),
+        ([INFER_1_0], [INFER, INFER_1_0], ""),  # an old server
+        ([INFER, INFER_1_0], [INFER_1_0], ""),  # an old gateway
+    ],
+)
+async def test_versions_find_each_other_and_only_the_new_one_carries_a_trace(
+    pair: tuple[Host, Host], server: list[str], gateway: list[str], told: str
+) -> None:
+    a, b = pair
+    service = Counting(3)
+    serve(b, service, server[0], server[1:])
+    with trio.fail_after(20):
+        stream = await a.open_stream(b.peer_id, gateway[0], older=gateway[1:])
+        assert stream.protocol == (INFER if told else INFER_1_0)
+        async with ClientCall(stream) as call:
+            assert await call.hello() == HELLO
+            await call.request(b"envelope", trace="trace")
+            await call.done()
+    assert service.traces == [told]
 
 
 async def test_answers_given_up_leave_the_connection_alive(pair: tuple[Host, Host]) -> None:
@@ -97,7 +128,7 @@ async def test_answers_given_up_leave_the_connection_alive(pair: tuple[Host, Hos
                 nursery.start_soon(give_up, 0.01 * n)
         async with ClientCall(await a.open_stream(b.peer_id, INFER)) as call:
             assert await call.hello() == HELLO
-        assert a.peers() == [connection]
+        assert [one.since for one in a.peers()] == [connection.since]  # its round trip may change
         await service.ten_cancelled.wait()
 
 

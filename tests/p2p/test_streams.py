@@ -22,6 +22,7 @@ class Bytes:
     """A byte stream that reads what it is given, in given pieces, and remembers the rest."""
 
     peer = A
+    protocol = "/test/1.0.0"
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = list(pieces)
@@ -108,7 +109,7 @@ async def test_only_a_stream_that_ended_both_ways_is_closed_whole() -> None:
 
 
 async def test_stapled_ends() -> None:
-    a, b = staple(A, B)
+    a, b = staple(A, B, "/test/1.0.0")
     assert (a.peer, b.peer) == (B, A)
     await a.send(b"one")
     await a.finish()
@@ -123,7 +124,7 @@ async def test_stapled_ends() -> None:
 
 
 async def test_a_stapled_end_that_is_given_up_is_a_loss_for_the_other() -> None:
-    a, b = staple(A, B)
+    a, b = staple(A, B, "/test/1.0.0")
     await a.aclose()
     with pytest.raises(PeerDisconnected):
         await b.receive()
@@ -134,7 +135,7 @@ async def test_a_stapled_end_that_is_given_up_is_a_loss_for_the_other() -> None:
 async def test_a_stapled_end_that_is_not_read_holds_its_sender(
     autojump_clock: trio.abc.Clock,
 ) -> None:
-    a, _b = staple(A, B)
+    a, _b = staple(A, B, "/test/1.0.0")
     with trio.move_on_after(1) as waiting:
         for _ in range(1000):
             await a.send(b"x")
@@ -146,7 +147,7 @@ async def test_a_stapled_end_that_is_not_read_holds_its_sender(
 async def test_closing_gently_waits_for_the_other_side_but_not_for_ever(
     autojump_clock: trio.abc.Clock,
 ) -> None:
-    a, b = staple(A, B)
+    a, b = staple(A, B, "/test/1.0.0")
     await b.send(b"still on its way")
     started = trio.current_time()
     await close_gently(a)

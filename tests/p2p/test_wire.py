@@ -44,6 +44,9 @@ EXAMPLES: dict[str, Message] = {
         "r3mes-dev-1",
     ),
     "request": Request(b"signed envelope", b""),
+    "traced request": Request(
+        b"signed envelope", b"", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    ),
     "accepted": Accepted((1, 258, 65536)),
     "turned down": TurnedDown("overloaded", "8 requests wait", 2500, b""),
     "tokens": Tokens(3, (17, 4096), "Hello, wörld"),
@@ -68,7 +71,7 @@ offers = st.builds(
 epochs = st.binary(min_size=8, max_size=8)
 messages = st.one_of(
     st.builds(Hello, epochs, signed, st.lists(offers, max_size=5).map(tuple), st.just("chain")),
-    st.builds(Request, st.binary(max_size=3000), signed),
+    st.builds(Request, st.binary(max_size=3000), signed, st.text(max_size=13)),
     st.builds(Accepted, ids),
     st.builds(TurnedDown, st.just("code"), word, st.integers(0, 2**32 - 1), signed),
     st.builds(Tokens, st.integers(0, 2**32 - 1), ids, word),
@@ -172,6 +175,9 @@ def test_as_many_values_as_may_be() -> None:
         (2, b"envelope"),  # one too few
         (2, "envelope", b""),  # text for bytes
         (2, b"", b"x" * 4097),
+        (2, b"", b"", "0" * 56),
+        (2, b"", b"", b"trace"),
+        (2, b"", b"", "trace", 0),
         (3, b"\0\0\0"),  # cut inside an id
         (3, b"\0" * 4 * ((1 << 17) + 1)),
         (4, "c" * 65, "", 0, b""),

@@ -1,4 +1,4 @@
-"""``/r3mes/infer/1.0.0``: one signed request, one answer streamed back, one receipt.
+"""``/r3mes/infer/1.1.0``: one signed request, one answer streamed back, one receipt.
 
 The serving node speaks first::
 
@@ -18,6 +18,7 @@ Envelopes, results, signatures and bindings are opaque bytes here.  The bytes ar
 from r3mes.p2p.protocols.infer.client import ClientCall, Patience
 from r3mes.p2p.protocols.infer.messages import (
     INFER,
+    INFER_1_0,
     Accepted,
     Cancel,
     Credit,
@@ -37,6 +38,7 @@ from r3mes.p2p.protocols.infer.server import InferService, ServerCall, serve_inf
 
 __all__ = [
     "INFER",
+    "INFER_1_0",
     "Accepted",
     "Cancel",
     "ClientCall",

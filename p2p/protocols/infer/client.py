@@ -13,6 +13,7 @@ import trio
 from r3mes.errors import PeerDisconnected, R3mesError, WireError
 from r3mes.p2p.protocols.infer.messages import (
     CREDIT_FRAMES,
+    INFER_1_0,
     Accepted,
     Cancel,
     Credit,
@@ -109,14 +110,23 @@ class ClientCall:
             raise self._out_of_turn(message)
         return message
 
-    async def request(self, envelope: bytes, delegation: bytes = b"") -> Accepted:
+    async def request(
+        self, envelope: bytes, delegation: bytes = b"", *, trace: str = ""
+    ) -> Accepted:
         """Send the signed request; after `hello`.
+
+        Args:
+            envelope: the request.
+            delegation: of the session key that signed it, if one did.
+            trace: of which trace it is a part; not told to a server whose version has no place
+                for it.
 
         Raises:
             R3mesError: the refusal, as the class of its code.
         """
         self._open = True
-        await self._stream.send(encode(Request(envelope, delegation)))
+        told = trace if self._stream.protocol != INFER_1_0 else ""
+        await self._stream.send(encode(Request(envelope, delegation, told)))
         match message := await self._next(self._patience.accept_s):
             case Accepted():
                 return message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, cast
 
@@ -16,7 +17,9 @@ from r3mes.errors import WireError
 from r3mes.ids import ModelHash
 from r3mes.p2p.wire import Value, pack, unpack
 
-INFER: Final = "/r3mes/infer/1.0.0"
+INFER: Final = "/r3mes/infer/1.1.0"
+INFER_1_0: Final = "/r3mes/infer/1.0.0"
+"""The same, but its `Request` has no trace."""
 
 CREDIT_FRAMES = 32
 """Token frames that the server may send before the first `Credit`; most that may be owed."""
@@ -25,6 +28,8 @@ CHAIN_CAP, CODE_CAP, SAYING_CAP = 64, 64, 1024
 SIGNED_CAP = 4096
 """Most bytes of a binding, delegation, result, signature or countersignature."""
 EPOCH_BYTES, HASH_BYTES, ID_BYTES = 8, 32, 4
+TRACE_CAP = 55
+"""Most bytes of a trace: the length of a ``traceparent``."""
 PROMPT_CAP = 1 << 17
 """Most token ids of a prompt."""
 FRAME_TOKEN_CAP = 4096
@@ -58,10 +63,16 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A signed request, and the delegation if a session key signed it."""
+    """A signed request, and the delegation if a session key signed it.
+
+    Args:
+        trace: of which trace this is a part, as W3C's ``traceparent``, unread here; empty if of
+            none.  Nobody has signed it.
+    """
 
     envelope: bytes
     delegation: bytes = b""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +154,8 @@ def _fields(message: Message) -> tuple[Value, ...]:
             return (pack_ids(prompt_ids),)
         case Tokens(position, ids, text):
             return position, pack_ids(ids), text
-        case Request(envelope, delegation):
-            return envelope, delegation
+        case Request(envelope, delegation, trace):
+            return (envelope, delegation, trace) if trace else (envelope, delegation)
         case TurnedDown(code, saying, retry_after_ms, receipt):
             return code, saying, retry_after_ms, receipt
         case Done(result, signature):
@@ -178,7 +189,7 @@ def decode(frame: bytes) -> Message:
         case 1:
             message: Message = _hello(reader)
         case 2:
-            message = Request(reader.data(), reader.data(SIGNED_CAP))
+            message = Request(reader.data(), reader.data(SIGNED_CAP), reader.text_if_any(TRACE_CAP))
         case 3:
             message = Accepted(reader.ids(PROMPT_CAP))
         case 4:
@@ -244,10 +255,10 @@ class _Fields:
     """The fields of one array in order, each checked as it is taken."""
 
     def __init__(self, fields: list[Value] | tuple[Value, ...]) -> None:
-        self._fields = iter(fields)
+        self._fields = deque(fields)
 
     def _next(self, kind: type[T]) -> T:
-        field = next(self._fields, None)
+        field = self._fields.popleft() if self._fields else None
         if type(field) is not kind:
             raise WireError(f"a message has {type(field).__name__} where {kind.__name__} is due")
         return field
@@ -270,6 +281,10 @@ class _Fields:
             raise WireError(f"a message holds a text over {most} bytes")
         return value
 
+    def text_if_any(self, most: int) -> str:
+        """A last field that may be missing; empty then."""
+        return self.text(most) if self._fields else ""
+
     def name(self) -> str:
         """Of a model; it ends up on terminals and in headers, so it is what a config may say."""
         value = self._next(str)
@@ -287,7 +302,7 @@ class _Fields:
         return [_Fields((item,))._next(tuple) for item in items]
 
     def end(self) -> None:
-        if next(self._fields, None) is not None:
+        if self._fields:
             raise WireError("a message has more fields than its kind")
 
 
