@@ -91,6 +91,7 @@ class ModelProcess:
     Args:
         state: see `LocalModel`.
         memory_bytes: what its worker occupies, without mapped files and GPU memory.
+        gpu_bytes: what it has taken on its GPU.
         idle_s: since the last answer ended; None while one is being written or it is not loaded.
         running: answers being written, of ``slots`` at most; ``waiting`` more are queued.
     """
@@ -101,6 +102,7 @@ class ModelProcess:
     dtype: str | None
     context: int | None
     memory_bytes: int
+    gpu_bytes: int
     idle_s: float | None
     running: int
     waiting: int
@@ -281,6 +283,7 @@ def _process(name: str, board: Board) -> ModelProcess:
         dtype=manifest.dtype if manifest else None,
         context=manifest.context if manifest else None,
         memory_bytes=memory_bytes_of(board.pid) if board.pid else 0,
+        gpu_bytes=board.gpu_bytes if board.pid else 0,
         idle_s=idle_s(board),
         running=board.running,
         waiting=board.waiting,

@@ -235,6 +235,7 @@ def _model(name: str, board: Board) -> dict[str, object]:
         "context": manifest.context if manifest else None,
         "hash": manifest.hash.hex() if manifest else None,
         "memory_bytes": memory_bytes_of(board.pid) if board.pid else 0,
+        "gpu_bytes": board.gpu_bytes if board.pid else 0,
         "idle_s": idle_s(board),
         "restarts": board.restarts,
     }

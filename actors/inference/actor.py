@@ -105,6 +105,7 @@ class Board:
         losses: workers lost so far, by the code of the error.
         load_s: seconds without a worker before the present one was ready.
         pid: of the worker.
+        gpu_bytes: what it has taken on its GPU, at its last sign of life while it was idle.
         idle_since: when the last answer ended, on trio's clock.
     """
 
@@ -118,6 +119,7 @@ class Board:
     losses: Counter[str] = field(default_factory=Counter)
     load_s: float | None = None
     pid: int | None = None
+    gpu_bytes: int = 0
     directory: Path | None = None
     idle_since: float = field(default_factory=trio.current_time)
     changed: trio.Event = field(default_factory=trio.Event)
@@ -327,8 +329,8 @@ class ModelActor(Actor[Message]):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
                     ticket.end(reason)
                 self._dispatch()
-            case Pong():
-                pass
+            case Pong(gpu_bytes=gpu_bytes):
+                self.board.gpu_bytes = gpu_bytes
             case Loaded() | LoadFailed():
                 raise EngineCrashed("the worker loaded twice")
             case _:

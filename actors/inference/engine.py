@@ -88,6 +88,10 @@ class Engine(Protocol):
     @property
     def capacity(self) -> Capacity: ...
 
+    @property
+    def gpu_bytes(self) -> int:
+        """Memory that it has taken on its GPU; 0 without one.  Slower than a step may be."""
+
     def start(self, job: Job) -> None:
         """Take a job.  The caller keeps to `capacity`."""
 

@@ -132,11 +132,12 @@ class Ping(_Message, frozen=True, tag=8):
 
 
 class Pong(_Message, frozen=True, tag=9):
-    """Yes; and what there is room for."""
+    """Yes; what there is room for, and what memory is taken on the GPU."""
 
     number: int
     running: int
     free_slots: int
+    gpu_bytes: int
 
 
 Command: TypeAlias = Load | Start | Cancel | Ping

@@ -72,6 +72,11 @@ class TorchEngine:
     def capacity(self) -> Capacity:
         return Capacity(len(self._answers), self._slots - len(self._answers))
 
+    @property
+    def gpu_bytes(self) -> int:
+        device = self._numerics.device
+        return torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0
+
     def start(self, job: Job) -> None:
         self._answers[job.id] = _Answer(job, DynamicCache(config=self._module.config))
 

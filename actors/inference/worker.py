@@ -168,7 +168,8 @@ def _obey(engine: Engine, command: Command, out: BinaryIO, mouth: _Mouth) -> Non
             mouth.tell(engine.cancel(job_id))
         case Ping(number=number):
             capacity = engine.capacity
-            _say(out, Pong(number, capacity.running, capacity.free_slots))
+            free_slots, gpu_bytes = capacity.free_slots, engine.gpu_bytes
+            _say(out, Pong(number, capacity.running, free_slots, gpu_bytes))
         case Load():
             raise TypeError("a worker loads one model")
 

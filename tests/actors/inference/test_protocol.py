@@ -43,7 +43,7 @@ REPORTS: list[Report] = [
     LoadFailed("model_invalid", "why", "do"),
     Wrote(1, 0, pack_ids([5])),
     Ended(1, "stop"),
-    Pong(9, 0, 1),
+    Pong(9, 0, 1, 2**40),
 ]
 
 

@@ -135,6 +135,15 @@ async def test_verify_reads_the_files_again(toy: Toy, toy_dir: Path, tmp_path: P
             await client.verify("toy")
 
 
+async def test_an_idle_worker_says_what_it_takes_on_its_gpu(toy: Toy) -> None:
+    async with toy() as client:
+        board = client.boards()["toy"]
+        with trio.fail_after(20):
+            while not board.gpu_bytes:  # noqa: ASYNC110  until its first sign of life
+                await trio.sleep(0.02)
+        assert board.gpu_bytes == 7 << 30
+
+
 async def test_a_prompt_is_counted_without_an_answer(toy: Toy) -> None:
     async with toy() as client:
         message: dict[str, Any] = {"role": "user", "content": "abc"}

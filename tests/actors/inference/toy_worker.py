@@ -37,6 +37,10 @@ class ToyEngine:
     def capacity(self) -> Capacity:
         return Capacity(len(self._answers), self._slots - len(self._answers))
 
+    @property
+    def gpu_bytes(self) -> int:
+        return 7 << 30
+
     def start(self, job: Job) -> None:
         self._started += 1
         text = self._tokenizer.decode(job.prompt, skip_special_tokens=False)

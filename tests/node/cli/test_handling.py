@@ -90,7 +90,7 @@ class SmallCatalogue:
         return ModelShown(model, None, [listed])
 
     def processes(self) -> list[ModelProcess]:
-        one = ("cpu", "bfloat16", 1024, 3 << 20, 12.0, 1, 2, 4)
+        one = ("cpu", "bfloat16", 1024, 3 << 20, 0, 12.0, 1, 2, 4)
         return [ModelProcess("tiny", self.state, *one)]
 
     async def load(self, model: str) -> ModelState:
