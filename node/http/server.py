@@ -22,6 +22,7 @@ from hypercorn.trio import serve
 from starlette.types import ASGIApp
 
 from r3mes.errors import ConfigError, PortInUse
+from r3mes.node.http import repairs
 from r3mes.node.http.cutting import cut_connections
 from r3mes.node.http.unix_socket import bind_unix
 
@@ -38,6 +39,7 @@ UNIX = "unix:"
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.WARNING)  # Hypercorn announces its address, and so do we
+repairs.apply()
 
 
 class HttpServer:

@@ -1,0 +1,60 @@
+"""Two defects of Hypercorn 0.18 on trio, mended by subclasses that take the place of its own.
+
+Late sends: a connection that is being closed (``send_eof``) refuses what another task sends at that
+moment with `trio.BusyResourceError`, which nobody catches: a ping that came in just then ended
+the whole server.  What comes too late is dropped, as after a close.
+
+Pings: the task that pings a WebSocket sleeps to the end of its interval after the connection has
+ended, which held up the stop of the server for as long.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from hypercorn.events import Closed, Event
+from hypercorn.protocol import h2, h11
+from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.trio import run
+from hypercorn.trio.tcp_server import TCPServer
+from wsproto.events import Ping
+
+
+class Connection(TCPServer):
+    """One connection, which a late send ends and not the server."""
+
+    async def protocol_send(self, event: Event) -> None:
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:
+            await self.protocol.handle(Closed())
+
+
+class WebSocketStream(WSStream):
+    """One WebSocket, whose pings end with it."""
+
+    def __init__(self, *args: Any) -> None:
+        self._over = trio.Event()
+        super().__init__(*args)
+
+    @property
+    def closed(self) -> bool:
+        return self._over.is_set()
+
+    @closed.setter
+    def closed(self, over: bool) -> None:
+        if over:
+            self._over.set()
+
+    async def _send_pings(self) -> None:
+        while not self.closed:
+            await self._send_wsproto_event(Ping())
+            with trio.move_on_after(self.config.websocket_ping_interval or 0):
+                await self._over.wait()
+
+
+def apply() -> None:
+    """Put the repairs in place."""
+    run.TCPServer = Connection  # type: ignore[attr-defined]
+    h11.WSStream = h2.WSStream = WebSocketStream  # type: ignore[attr-defined, assignment]
