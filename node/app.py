@@ -76,6 +76,7 @@ from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
@@ -282,6 +283,7 @@ class Node:
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
+            InferStream(self._gateway),
             WalletMethods(config, self.vault),
             EarnMethods(self.earnings),
             KeyMethods(self.keyring, self.ledger),

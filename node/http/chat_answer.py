@@ -2,8 +2,7 @@
 
 Both watch for the caller to go away, which cancels the answer wherever it is being written.
 
-Source: OpenAI API reference, "chat.completion" and "chat.completion.chunk" objects; WHATWG HTML,
-section 9.2 (server-sent events: comments keep a connection alive).
+Source: WHATWG HTML, section 9.2 (server-sent events: comments keep a connection alive).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_error, send_whole, while_present
+from r3mes.node.http.chat_objects import chunk, completion, figures_of, usage_of
 from r3mes.node.http.errors import as_r3mes_error, error_object
 from r3mes.node.http.ports import Answer
 
@@ -66,27 +66,6 @@ class WholeAnswer(ChatResponse):
         await send_whole(send, 200, head, msgspec.json.encode(whole))
 
 
-def completion(answer: Answer, text: str, *, created: int) -> dict[str, object]:
-    """The ``chat.completion`` object of an answer that has ended; ``created`` in unix seconds."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {
-        "id": f"chatcmpl-{answer.receipt_id[:32]}",
-        "object": "chat.completion",
-        "created": created,
-        "model": answer.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": message,
-                "logprobs": None,
-                "finish_reason": answer.finish_reason,
-            }
-        ],
-        "usage": _usage(answer),
-        "r3mes": _r3mes(answer),
-    }
-
-
 class StreamedAnswer(ChatResponse):
     """The answer as ``chat.completion.chunk`` events.
 
@@ -121,24 +100,17 @@ class StreamedAnswer(ChatResponse):
             async for delta in answer:
                 await events.send(self._chunk(answer, {"content": delta}))
         last = self._chunk(answer, {}, answer.finish_reason)
-        await events.send(last | {"r3mes": _r3mes(answer)})
+        await events.send(last | {"r3mes": figures_of(answer)})
         if self._include_usage:
-            usage = self._chunk(answer, {}) | {"choices": [], "usage": _usage(answer)}
-            await events.send(usage | {"r3mes": _r3mes(answer)})
+            usage = self._chunk(answer, {}) | {"choices": [], "usage": usage_of(answer)}
+            await events.send(usage | {"r3mes": figures_of(answer)})
         await events.end()
 
     def _chunk(
         self, answer: Answer, delta: Mapping[str, str], finish: str | None = None
     ) -> dict[str, object]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        chunk: dict[str, object] = {
-            "id": f"chatcmpl-{answer.receipt_id[:32]}",
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": answer.model,
-            "choices": [choice],
-        }
-        return chunk | ({"usage": None} if self._include_usage else {})
+        made = chunk(answer, delta, finish, created=self._created)
+        return made | ({"usage": None} if self._include_usage else {})
 
 
 class _Events:
@@ -187,22 +159,3 @@ class _Events:
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _usage(answer: Answer) -> dict[str, int]:
-    prompt, completion = answer.prompt_tokens, answer.completion_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-
-
-def _r3mes(answer: Answer) -> dict[str, object]:
-    return {
-        "cost_uremes": answer.cost_uremes,
-        "receipt_id": answer.receipt_id,
-        "peer_id": answer.peer,
-        "queue_ms": round(answer.queue_ms, 3),
-        "route": answer.route,
-    }

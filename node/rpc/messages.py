@@ -85,8 +85,13 @@ def rpc_error(error: BaseException) -> JsonRpcError:
     """``error`` as every caller sees it; unexpected ones by the id of their incident alone."""
     if isinstance(error, JsonRpcError):
         return error
+    return JsonRpcError(**error_object(error))
+
+
+def error_object(error: BaseException) -> dict[str, Any]:
+    """``error`` as a notification tells it: as in an answer."""
     known = as_r3mes_error(error)
-    return JsonRpcError(known.kind.rpc, known.detail, error_data(known))
+    return {"code": known.kind.rpc, "message": known.detail, "data": error_data(known)}
 
 
 def error_data(error: R3mesError) -> dict[str, object]:

@@ -27,11 +27,14 @@ $ curl --unix-socket ~/.local/share/r3mes/admin.sock http://r3mes/rpc \\
     -d '{{"jsonrpc": "2.0", "id": 1, "method": "node_health"}}'
 ~~~
 
-A WebSocket to `/rpc` of either takes the same messages, each as a text, and `node_subscribe` has
-events sent on it. The key comes in the header `Authorization` and is looked at again with every
-call. The node pings every 20 s. Who reads more slowly than there is to tell is closed with 1013
-and goes on with the cursor of the last event it has seen; 1001 says that the node stops, 1008 that
-the key is not valid any more. Each call, of a batch too, counts as one request against the limits
+A WebSocket to `/rpc` of either takes the same messages, each as a text; `node_subscribe` has events
+sent on it and `infer_stream` answers as they are written, both as notifications that begin when the
+call has been answered. A node that stops lets those answers come to their end.
+
+The key comes in the header `Authorization` and is looked at again with every call. The node pings
+every 20 s. Who reads more slowly than there is to tell is closed with 1013 and goes on with the
+cursor of the last event it has seen; 1001 says that the node stops, 1008 that the key is not valid
+any more. Each call, of a batch too, counts as one request against the limits
 of the key. What is refused before a message is read (401, 403, 413, 429) has the form of the
 [HTTP API's errors](http.md#errors).
 

@@ -7,6 +7,7 @@ soon as it reads again.  What is not read by then fills the kernel's buffers and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from secrets import token_hex
 
 import trio
@@ -16,12 +17,10 @@ from r3mes.actors.kernel.failure import real_error
 from r3mes.errors import Overloaded, R3mesError
 from r3mes.node.http.errors import as_r3mes_error
 from r3mes.node.http.ports import ApiKey
-from r3mes.node.rpc.context import CheckKey, Context, Follow, TooSlow
+from r3mes.node.rpc.context import SLOW_S, CheckKey, Connection, Context, Follow, TooSlow
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.messages import encode
 
-SLOW_S = 10.0
-"""A send that takes longer ends the connection."""
 KEY_CHECK_S = 20.0
 """How often the key is looked at while the caller is silent; a revoked one ends the connection."""
 MAX_SESSIONS = 64
@@ -69,10 +68,12 @@ class _Session:
         self, websocket: WebSocket, rpc: Dispatcher, key: ApiKey, check_key: CheckKey
     ) -> None:
         self._websocket, self._rpc, self._check_key = websocket, rpc, check_key
-        self._context = Context(key, self, check_key)
+        self._key = key
         self._sending = trio.Lock()
         self._places = trio.CapacityLimiter(PARALLEL)
         self._subscriptions: dict[str, trio.CancelScope] = {}
+        self._ending: dict[str, trio.Event] = {}
+        """Of those subscriptions that end by themselves."""
 
     async def run(self, stopping: trio.Event) -> None:
         code, reason = 1000, ""
@@ -87,7 +88,7 @@ class _Session:
         with trio.move_on_after(SLOW_S):
             await self._close(code, reason)
 
-    def start(self, follow: Follow) -> str:
+    def start(self, follow: Follow, begin: trio.Event, *, to_its_end: bool) -> str:
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Overloaded(
                 f"a connection has {MAX_SUBSCRIPTIONS} subscriptions at most",
@@ -95,7 +96,9 @@ class _Session:
             )
         subscription = token_hex(8)
         scope = self._subscriptions[subscription] = trio.CancelScope()
-        self._nursery.start_soon(self._follow, subscription, scope, follow)
+        if to_its_end:
+            self._ending[subscription] = trio.Event()
+        self._nursery.start_soon(self._follow, subscription, scope, follow, begin)
         return subscription
 
     def stop(self, subscription: str) -> bool:
@@ -104,10 +107,17 @@ class _Session:
             scope.cancel()
         return scope is not None
 
-    async def _follow(self, subscription: str, scope: trio.CancelScope, follow: Follow) -> None:
-        with scope:
-            await follow(subscription, self._notify)
-        self._subscriptions.pop(subscription, None)
+    async def _follow(
+        self, subscription: str, scope: trio.CancelScope, follow: Follow, begin: trio.Event
+    ) -> None:
+        try:
+            with scope:
+                await begin.wait()
+                await follow(subscription, self._notify)
+        finally:
+            self._subscriptions.pop(subscription, None)
+            if (ended := self._ending.pop(subscription, None)) is not None:
+                ended.set()
 
     async def _read(self) -> None:
         while True:
@@ -120,11 +130,14 @@ class _Session:
             self._nursery.start_soon(self._answer, body, body_owner)
 
     async def _answer(self, body: bytes, owner: object) -> None:
+        answered = trio.Event()
         try:
-            answer = await self._rpc.answer(body, self._context)
+            context = Context(self._key, _Message(self, answered), self._check_key)
+            answer = await self._rpc.answer(body, context)
             if answer is not None:
                 await self._send(answer)
         finally:
+            answered.set()
             self._places.release_on_behalf_of(owner)
 
     async def _notify(self, method: str, params: Mapping[str, object]) -> None:
@@ -148,12 +161,28 @@ class _Session:
 
     async def _end_with_node(self, stopping: trio.Event) -> None:
         await stopping.wait()
+        for ended in list(self._ending.values()):  # no new ones begin in a node that stops
+            await ended.wait()
         raise _NodeStops
 
     async def _close(self, code: int, reason: str) -> None:
         if self._websocket.client_state is WebSocketState.CONNECTED:
             async with self._sending:
                 await self._websocket.close(code, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Message(Connection):
+    """The connection as the calls of one message see it: what they start waits for the answer."""
+
+    session: _Session
+    answered: trio.Event
+
+    def start(self, follow: Follow, *, to_its_end: bool = False) -> str:
+        return self.session.start(follow, self.answered, to_its_end=to_its_end)
+
+    def stop(self, subscription: str) -> bool:
+        return self.session.stop(subscription)
 
 
 class _NodeStops(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from mnemonic import Mnemonic
+from websockets.sync.client import unix_connect
 
 from benchmarks.daemons import Daemon, children_of, wait
 from r3mes.chain.keys.keystore import open_keystore
@@ -61,6 +62,17 @@ class Node:
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         with httpx.Client(transport=transport, base_url="http://admin", timeout=60) as client:
             self.told.add(f"rpc {method}", _no_answers(client.post("/rpc", json=message)))
+
+    def stream(self, params: object) -> None:
+        message = {"jsonrpc": "2.0", "id": 1, "method": "infer_stream", "params": params}
+        with unix_connect(self.daemon.running.admin, "ws://admin/rpc") as socket:
+            socket.send(json.dumps(message))
+            while True:
+                said = json.loads(socket.recv(timeout=60))
+                said.get("params", {}).get("chunk", {}).pop("choices", None)
+                self.told.add("rpc infer_stream", json.dumps(said))
+                if "error" in said or said.get("method") == "infer_end":
+                    return
 
     def post(self, body: object, **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -156,6 +168,10 @@ def _chats(node: Node) -> None:
     node.post(json.dumps(chat).encode()[:-5])
     node.rpc("infer_complete", chat)
     node.rpc("infer_complete", {**chat, "messages": [PROMPT]})
+    node.stream(chat)
+    node.stream({**chat, "messages": [{"role": "user", "content": PROMPT * 4000}]})
+    node.stream({**chat, "messages": [PROMPT]})
+    node.rpc("infer_stream", chat)
     node.rpc("infer_estimate", {"model": "builtin", "messages": chat["messages"]})
     node.rpc("infer_cancel", {"request_id": PROMPT})
     node.rpc("node_info", {"wrong": PROMPT})

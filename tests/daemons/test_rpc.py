@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
-from websockets.trio.client import unix_connect
+from websockets.trio.client import connect, unix_connect
 
 from benchmarks.daemons import Daemon
 
@@ -25,16 +26,20 @@ def node(daemon: Callable[..., Daemon]) -> Daemon:
 
 
 @pytest.fixture
-def admin(node: Daemon) -> Iterator[Callable[..., Any]]:
+def admin(node: Daemon) -> Callable[..., Any]:
+    def call(name: str, **params: object) -> Any:
+        return ask(node, name, params)
+
+    return call
+
+
+def ask(node: Daemon, name: str, params: object) -> Any:
+    """The result of a call over the admin socket, or its error."""
     transport = httpx.HTTPTransport(uds=node.running.admin)
     with httpx.Client(transport=transport, base_url="http://node", timeout=30) as client:
-
-        def call(name: str, **params: object) -> Any:
-            message = {"jsonrpc": "2.0", "id": 1, "method": name, "params": params}
-            answer = client.post("/rpc", json=message).json()
-            return answer["result"] if "result" in answer else answer["error"]
-
-        yield call
+        message = {"jsonrpc": "2.0", "id": 1, "method": name, "params": params}
+        answer = client.post("/rpc", json=message).json()
+        return answer["result"] if "result" in answer else answer["error"]
 
 
 def said_on_p2p_port(node: Daemon, data: bytes) -> bytes:
@@ -108,6 +113,55 @@ def test_events_of_a_whole_node_until_it_stops(node: Daemon) -> None:
         )
 
     assert trio.run(listen)[1] == 1001
+    assert node.wait() == 0
+
+
+def test_an_answer_is_streamed_and_comes_to_its_end_when_the_node_stops(
+    daemon: Callable[..., Daemon], endless: Path
+) -> None:
+    models = [{"id": "builtin"}, {"id": str(endless), "name": "endless"}]
+    node = daemon("node", models=models, limits={"drain_seconds": 20}).start()
+    for name in ("builtin", "endless"):
+        node.wait_for_model(name)
+
+    async def stream(socket: Any, model: str, most: int, **more: object) -> str:
+        said = [{"role": "user", "content": "What is a receipt?"}]
+        params = {"model": model, "messages": said, "max_tokens": most, **more}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "infer_stream", "params": params}
+        await socket.send(json.dumps(message))
+        return str(json.loads(await socket.recv())["result"]["request_id"])
+
+    async def end(socket: Any) -> Any:
+        while (told := json.loads(await socket.recv()))["method"] != "infer_end":
+            assert told["params"]["chunk"]["object"] == "chat.completion.chunk"
+        return told["params"]
+
+    async def listen() -> int:
+        headers = node.headers
+        async with connect(f"ws://{node.running.api}/rpc", additional_headers=headers) as socket:
+            await stream(socket, "builtin", 8)
+            first = await end(socket)
+            assert 0 < first["usage"]["completion_tokens"] <= 8
+            page = await trio.to_thread.run_sync(ask, node, "earn_receipts", [])
+            assert first["r3mes"]["receipt_id"] in {one["receipt_id"] for one in page["receipts"]}
+
+            request_id = await stream(socket, "endless", 900)
+            await socket.recv()
+            done = await trio.to_thread.run_sync(ask, node, "infer_cancel", [request_id])
+            assert done == {"cancelled": True}
+            assert (await end(socket))["error"]["data"]["code"] == "request_cancelled"
+
+            await stream(socket, "endless", 60)
+            await socket.recv()
+            node.signal(signal.SIGTERM)
+            last = await end(socket)
+            assert (last["finish_reason"], last["usage"]["completion_tokens"]) == ("length", 60)
+            with pytest.raises(ConnectionClosed) as ended:
+                await socket.recv()
+        assert ended.value.rcvd is not None
+        return ended.value.rcvd.code
+
+    assert trio.run(listen) == 1001
     assert node.wait() == 0
 
 

@@ -116,6 +116,7 @@ class SmallGateway:
     requests: list[ChatRequest] = field(default_factory=list)
     asked: trio.Event = field(default_factory=trio.Event)
     cancelled: trio.Event = field(default_factory=trio.Event)
+    left: trio.Event = field(default_factory=trio.Event)
     refuse: Exception | None = None
 
     async def turn(self) -> None:
@@ -139,6 +140,8 @@ class SmallGateway:
         except trio.Cancelled:
             self.cancelled.set()
             raise
+        finally:
+            self.left.set()
 
     async def models(self) -> list[SmallModel]:
         return [SmallModel("org/tiny"), SmallModel("other")]

@@ -12,6 +12,7 @@ from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.net import NetMethods
@@ -29,6 +30,7 @@ NAMESPACES: tuple[type, ...] = (
     NetMethods,
     ModelMethods,
     InferMethods,
+    InferStream,
     WalletMethods,
     EarnMethods,
     KeyMethods,

@@ -22,7 +22,7 @@ from r3mes.errors import (
     RequestCancelled,
 )
 from r3mes.node.estimates import Estimate
-from r3mes.node.http.chat_answer import completion
+from r3mes.node.http.chat_objects import completion
 from r3mes.node.http.chat_request import ChatBody, Message, Text, Tokens
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway
@@ -30,6 +30,19 @@ from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import method
 
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+
+
+UNANSWERED = (
+    ModelNotFound,
+    NoPeer,
+    Overloaded,
+    ContextLengthExceeded,
+    PriceExceeded,
+    EngineError,
+    NetworkError,
+    RequestCancelled,
+)
+"""Why an answer is not written, or not to its end."""
 
 
 class InferBody(ChatBody):
@@ -66,20 +79,7 @@ class InferMethods:
     def __init__(self, gateway: Gateway, active: Active, estimates: Estimates) -> None:
         self._gateway, self._active, self._estimates = gateway, active, estimates
 
-    @method(
-        "infer_complete",
-        scope="i",
-        errors=(
-            ModelNotFound,
-            NoPeer,
-            Overloaded,
-            ContextLengthExceeded,
-            PriceExceeded,
-            EngineError,
-            NetworkError,
-            RequestCancelled,
-        ),
-    )
+    @method("infer_complete", scope="i", errors=UNANSWERED)
     async def complete(self, body: InferBody, context: Context) -> dict[str, Any]:
         """Continue a chat: OpenAI's body in, its `chat.completion` object out.
 

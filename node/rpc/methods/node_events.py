@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from r3mes.errors import BadRequest, Forbidden, NotFound, Overloaded
+from r3mes.errors import Forbidden, NotFound, Overloaded
 from r3mes.node.events import Events, Happened, Topic
-from r3mes.node.rpc.context import Connection, Context, Notify, TooSlow
+from r3mes.node.rpc.context import Context, Notify, TooSlow
 from r3mes.node.rpc.method import method
 
 
@@ -54,7 +54,7 @@ class NodeEvents:
         cursor of the last event they have seen; if some after it are gone, or the node was
         started anew, an event of the topic `missed` comes first.
         """
-        connection = _connection(context)
+        connection = context.websocket()
         if "logs" in topics and "a" not in context.key.scopes:
             raise Forbidden("the topic logs needs the scope 'a'", param="topics")
         last = self._events.last
@@ -67,7 +67,7 @@ class NodeEvents:
         self, context: Context, subscription: Annotated[str, Field(max_length=64)]
     ) -> None:
         """End a subscription of this connection."""
-        if not _connection(context).stop(subscription):
+        if not context.websocket().stop(subscription):
             raise NotFound("this connection has no such subscription", param="subscription")
 
     async def _follow(
@@ -94,9 +94,3 @@ class NodeEvents:
             "topic": event.topic,
             "data": event.data,
         }
-
-
-def _connection(context: Context) -> Connection:
-    if context.connection is None:
-        raise BadRequest("subscriptions need a WebSocket", do="connect to /rpc with a WebSocket")
-    return context.connection

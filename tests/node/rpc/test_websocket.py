@@ -3,101 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.trio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from r3mes.config.schema import Limits
-from r3mes.errors import Unauthenticated
 from r3mes.node.events import Events
-from r3mes.node.http.app import build_app
-from r3mes.node.http.guards import Allowed
-from r3mes.node.http.rates import Rates
-from r3mes.node.http.server import HttpServer
 from r3mes.node.rpc import sessions
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.dispatcher import Dispatcher
-from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_events import NodeEvents
-from tests.node.conftest import KEYS, UNLIMITED, SmallGateway, SmallKey, SmallState
+from tests.node.conftest import KEYS
+from tests.node.rpc.conftest import ask, closed, event
+
+if TYPE_CHECKING:
+    from tests.node.rpc.conftest import Surface
 
 pytestmark = pytest.mark.net
-
-
-class ChangingKeyring:
-    """Knows the keys of the other tests until they are revoked."""
-
-    def __init__(self) -> None:
-        self.keys = dict(KEYS)
-
-    async def check(self, secret: str) -> SmallKey:
-        if secret not in self.keys:
-            raise Unauthenticated("the API key is not known")
-        return self.keys[secret]
-
-
-@dataclass
-class Surface:
-    address: str
-    events: Events
-    keyring: ChangingKeyring
-    rates: Rates
-    stopping: trio.Event
-
-    def connect(self, key: str | None = "r3k_read", **headers: str) -> Any:
-        given = {"Authorization": f"Bearer {key}"} if key else {}
-        return connect(
-            f"ws://{self.address}/rpc", additional_headers={**given, **headers}, compression=None
-        )
-
-
-@pytest.fixture
-async def surface(nursery: trio.Nursery) -> AsyncIterator[Surface]:
-    events, keyring, rates = Events(now_ms=lambda: 7, kept=50), ChangingKeyring(), Rates(UNLIMITED)
-    state, stopping = SmallState(), trio.Event()
-    app = build_app(
-        gateway=SmallGateway(),
-        keyring=keyring,
-        state=state,
-        rpc=Dispatcher(NodeMethods(state), NodeEvents(events)),
-        rates=rates,
-        key_file=Path("key"),
-        allowed=Allowed(),
-        stopping=stopping,
-    )
-    http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=1)
-    address = await nursery.start(http.run)
-    yield Surface(address, events, keyring, rates, stopping)
-    http.drain()
-
-
-async def ask(socket: Any, name: str, **params: object) -> Any:
-    await socket.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": name, "params": params}))
-    while True:
-        answer = json.loads(await socket.recv())
-        if "id" in answer:
-            assert answer["id"] == 1
-            return answer["result"] if "result" in answer else answer["error"]
-
-
-async def event(socket: Any) -> Any:
-    told = json.loads(await socket.recv())
-    assert (told["method"], "id" in told) == ("node_event", False)
-    return told["params"]
-
-
-async def closed(socket: Any) -> ConnectionClosed:
-    with pytest.raises(ConnectionClosed) as caught:
-        while True:
-            await socket.recv()
-    return caught.value
 
 
 async def test_calls_and_batches_are_answered_as_over_http(surface: Surface) -> None:
