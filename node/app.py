@@ -296,6 +296,7 @@ class Node:
                 loaded=lambda: self.reload.loaded,
             ),
             ConfigMethods(self.reload),
+            called=self._counting.called,
         )
 
     def _tasks(self) -> Tasks:
@@ -346,6 +347,8 @@ class Node:
         return Looking(
             config=self._config,
             state=self.state,
+            reload=self.reload,
+            heartbeat=self.heartbeat,
             vault=self.vault,
             store=self.store,
             network=self.network,

@@ -142,15 +142,28 @@ class State:
             ]
         )
 
-    def _warnings(self) -> list[str]:
+    def word(self, *, ready: bool) -> str:
+        """The same in one word, given what `not_ready` says."""
+        if self._doors.stopping:
+            return "stopping"
+        if self._doors.shut:
+            return "drained"
+        if not self._vault.is_open:
+            return "locked"
+        return "ready" if ready else "not_ready"
+
+    def warnings(self) -> dict[str, str]:
         """What does not keep the node from answering, and should be seen to all the same."""
-        found = []
+        found = {}
         if not self._reload.last_ok:
-            found.append("the configuration that was to be reloaded is wrong: r3mes config check")
+            found["config_refused"] = (
+                "the configuration that was to be reloaded is wrong: r3mes config check"
+            )
         if self._reload.needs_restart:
-            found.append(f"a restart is needed for {', '.join(self._reload.needs_restart)}")
+            keys = ", ".join(self._reload.needs_restart)
+            found["needs_restart"] = f"a restart is needed for {keys}"
         if (jump := self._clock.last) is not None:
-            found.append(str(jump))
+            found["clock_jumped"] = str(jump)
         return found
 
     def _not_accepting(self) -> str | None:
@@ -203,7 +216,7 @@ class State:
                 "backed_up": is_backed_up(self._reload.config, self._reload.config.wallet.name),
             },
             "last_backup_at": last_backup(self._reload.config.node.datadir),
-            "warnings": self._warnings(),
+            "warnings": list(self.warnings().values()),
             "loop_lag_p99_ms": round(lag.p99_ms, 2),
         }
 

@@ -1,4 +1,4 @@
-"""Counts what it is told: an observer of requests, of commits, of the loop and of HTTP."""
+"""Counts what it is told: an observer of requests, commits, the loop, HTTP and JSON-RPC."""
 
 from __future__ import annotations
 
@@ -98,6 +98,10 @@ class Counting:
         self._count(d.HTTP, route, method, str(status))
         if status in AUTH:
             self._count(d.AUTH_FAILURES, AUTH[status])
+
+    def called(self, method: str, code: str) -> None:
+        """A call of JSON-RPC was answered: ``ok``, or the code of an error."""
+        self._count(d.RPC_CALLS, method, code)
 
     def _model(self, name: str) -> str:
         return name if name in self._models else OTHER

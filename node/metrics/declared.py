@@ -63,6 +63,25 @@ BUILD_INFO = _looked_at("build_info", "Always 1; the versions are in the labels.
                         "version", "python", "torch")  # fmt: skip
 START_TIME = _looked_at("node_start_time_seconds", "When the node was started, unix seconds.")
 READY = _looked_at("node_ready", "1 while requests can be answered, as /readyz says.")
+STATE = _looked_at(
+    "node_state",
+    "1 for the state that the node is in: ready, not_ready, locked, drained or stopping.",
+    "state",
+)  # fmt: skip
+WARNINGS = _looked_at(
+    "warnings_active",
+    "1 for each warning in the status: config_refused, needs_restart or clock_jumped.",
+    "warning",
+)  # fmt: skip
+RELOAD_OK = _looked_at(
+    "config_last_reload_success", "0 if the configuration that was to be reloaded was wrong."
+)
+RELOAD_AT = _looked_at(
+    "config_last_reload_timestamp_seconds", "When the configuration was last read, unix seconds."
+)
+WATCHDOG_PINGS = _looked_at(
+    "watchdog_pings_total", "Rounds in which every part without which the node is useless answered."
+)
 LOOP_LAG = _histogram(
     "event_loop_lag_seconds", SHORT, "How late a task woke up that wanted to at a certain time."
 )
@@ -160,6 +179,11 @@ WALLET_LOCKED = _looked_at("wallet_locked", "1 while the wallet cannot sign.")
 HTTP = _counted(
     "http_requests_total", "Requests to the HTTP API; the route is other for paths that it lacks.",
     "route", "method", "code",
+)  # fmt: skip
+RPC_CALLS = _counted(
+    "rpc_calls_total",
+    "Calls of JSON-RPC: ok, or the code of the error; the method is other where there is none.",
+    "method", "code",
 )  # fmt: skip
 AUTH_FAILURES = _counted(
     "auth_failures_total", "Requests to the HTTP API turned away, by the code of the error.",

@@ -23,9 +23,11 @@ from r3mes.actors.store import Store
 from r3mes.config.schema import Config
 from r3mes.errors import R3mesError
 from r3mes.node.backup.record import last_backup
+from r3mes.node.heartbeat import Heartbeat
 from r3mes.node.metrics import declared as d
 from r3mes.node.network import Network
 from r3mes.node.paper import is_backed_up
+from r3mes.node.reload import Reload
 from r3mes.node.state import State
 from r3mes.node.vault import Vault
 
@@ -39,7 +41,9 @@ class Looking(Collector):
 
     Args:
         config: of the node.
-        state: says whether it is ready.
+        state: says whether it is ready, and what else it is.
+        reload: says how the last one went.
+        heartbeat: counts its beats.
         vault: says whether the wallet can sign.
         mailboxes: of the actors that have one name for good.
         supervisors: whose children are looked at.
@@ -50,6 +54,8 @@ class Looking(Collector):
         *,
         config: Config,
         state: State,
+        reload: Reload,
+        heartbeat: Heartbeat,
         vault: Vault,
         store: Store,
         network: Network,
@@ -58,7 +64,7 @@ class Looking(Collector):
         supervisors: Callable[[], Iterable[Supervisor]],
     ) -> None:
         self._config, self._state, self._store = config, state, store
-        self._vault = vault
+        self._vault, self._reload, self._heartbeat = vault, reload, heartbeat
         self._network, self._inference = network, inference
         self._mailboxes, self._supervisors = tuple(mailboxes), supervisors
         self._started = time.time()
@@ -74,6 +80,11 @@ class Looking(Collector):
             d.BUILD_INFO: {(version("r3mes"), sys.version.split()[0], _torch()): 1},
             d.START_TIME: {(): self._started},
             d.READY: {(): ready},
+            d.STATE: {(self._state.word(ready=ready),): 1},
+            d.WARNINGS: {(name,): 1 for name in self._state.warnings()},
+            d.RELOAD_OK: {(): self._reload.last_ok},
+            d.RELOAD_AT: {(): self._reload.last_at_ms / 1000},
+            d.WATCHDOG_PINGS: {(): self._heartbeat.beats},
             **self._supervision(),
             **self._models(),
             **self._storage(),

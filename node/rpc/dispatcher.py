@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property, wraps
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import trio
@@ -39,6 +39,11 @@ from r3mes.node.rpc.params import Params, ParamsFactory
 
 NOTED_EVERY_S = 60.0
 """How often at most the audit log notes the same method of the same key: some only look."""
+
+OK, OTHER = "ok", "other"
+"""What a call that succeeded is told as; and a method that there is not."""
+Called: TypeAlias = Callable[[str, str], None]
+"""Told of an answer: the method, and ``ok`` or the code of the error."""
 
 PARALLEL = 16
 """Calls of one batch that run side by side."""
@@ -72,16 +77,22 @@ class TrioExecutor(AsyncExecutor):
         return [answers[at] for at in sorted(answers)]
 
 
+def untold(method: str, code: str) -> None:
+    """Nobody counts."""
+
+
 class Dispatcher(AsyncDispatcher[Context]):
     """All methods of the surface, and how a message reaches them.
 
     Args:
         namespaces: objects with methods (`method`); ``rpc`` is added to them.
+        called: told of every answer.
     """
 
-    def __init__(self, *namespaces: object) -> None:
+    def __init__(self, *namespaces: object, called: Called = untold) -> None:
         super().__init__(executor=TrioExecutor(), middlewares=[self._guard])
         self.methods: Mapping[str, Method] = _by_name([RpcMethods(self), *namespaces])
+        self._called = called
         self._noted: dict[tuple[str, str | None], float] = {}
         registry = MethodRegistry(ParamsFactory())
         for name, method in self.methods.items():
@@ -101,6 +112,7 @@ class Dispatcher(AsyncDispatcher[Context]):
             if isinstance(message, list):
                 return await self._batch(message, context)
         except R3mesError as error:
+            self._called(OTHER, error.kind.code)
             return encode(failure(None, error).to_json())
         response = await self._one(message, context)
         return None if isinstance(response, UnsetType) else encode(response.to_json())
@@ -118,6 +130,7 @@ class Dispatcher(AsyncDispatcher[Context]):
         try:
             request = request_of(entry)
         except CallMalformed as error:
+            self._called(OTHER, error.kind.code)
             return failure(entry, error)
         return await self._handle_request(request, context)
 
@@ -130,9 +143,16 @@ class Dispatcher(AsyncDispatcher[Context]):
                 await context.check_key(counted=True)
             self._allow(request.method, context.key)
             self._audit(self.methods[request.method], context.key)
-            return await handler(request, context)
+            response = await handler(request, context)
         except Exception as error:  # noqa: BLE001  crash boundary: every failure has an answer
-            raise rpc_error(error) from None
+            told = rpc_error(error)
+            self._tell(request, told.data["code"] if isinstance(told.data, dict) else OTHER)
+            raise told from None
+        self._tell(request, OK)
+        return response
+
+    def _tell(self, request: Request, code: str) -> None:
+        self._called(request.method if request.method in self.methods else OTHER, code)
 
     def _allow(self, name: str, key: ApiKey) -> None:
         method = self.methods.get(name)

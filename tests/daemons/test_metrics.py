@@ -14,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from prometheus_client.samples import Sample
 
 from benchmarks.daemons import Daemon, wait
+from r3mes.errors import ConfigError
 from r3mes.node.metrics.declared import DECLARED
+from tests.daemons.test_operator import ask
 
 QUESTION: Any = [{"role": "user", "content": "What is a receipt?"}]
 pytestmark = pytest.mark.slow
@@ -101,6 +103,30 @@ def test_the_node_looks_at_itself(server: Daemon) -> None:
     assert value(found, "db_size_bytes") > 4096
     assert value(found, "disk_free_bytes") > 0
     assert value(found, "event_loop_lag_seconds_count") > 0
+    assert value(found, "node_state", state="ready") == value(found, "node_state") == 1
+    assert value(found, "config_last_reload_success") == 1
+    assert value(found, "config_last_reload_timestamp_seconds") > 1.7e9
+    assert value(found, "watchdog_pings_total") > 0
+
+
+def test_a_configuration_that_was_refused_shows_until_it_is_right(server: Daemon) -> None:
+    file = server.folder / "config.toml"
+    right, before = file.read_text(), value(samples(server), "config_last_reload_timestamp_seconds")
+    try:
+        file.write_text("nonsense = 1\n")
+        assert "error" in ask(server, "node_reload")
+        found = samples(server)
+        assert value(found, "config_last_reload_success") == 0
+        assert value(found, "config_last_reload_timestamp_seconds") > before
+        assert value(found, "warnings_active", warning="config_refused") == 1
+        assert (
+            value(found, "rpc_calls_total", method="node_reload", code=ConfigError.kind.code) == 1
+        )
+    finally:
+        file.write_text(right)
+        assert "result" in ask(server, "node_reload")
+    found = samples(server)
+    assert (value(found, "config_last_reload_success"), value(found, "warnings_active")) == (1, 0)
 
 
 def test_nobody_is_named(gateway: Daemon, server: Daemon, answered: int) -> None:

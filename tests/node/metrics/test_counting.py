@@ -16,9 +16,12 @@ from r3mes.actors.observing import (
     Source,
     Wrote,
 )
-from r3mes.errors import REGISTRY
+from r3mes.errors import REGISTRY, CallMalformed, ParseFailed
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.declared import DECLARED
+from r3mes.node.rpc.context import Context
+from r3mes.node.rpc.dispatcher import Dispatcher
+from tests.node.conftest import KEYS, bare_namespaces
 
 FORBIDDEN = {"peer", "peer_id", "key", "key_id", "address", "account", "wallet", "request", "id"}
 
@@ -101,6 +104,37 @@ def test_the_store_and_http(registry: CollectorRegistry, counting: Counting) -> 
     labels = {"route": "/v1/models", "method": "GET", "code": "401"}
     assert value(registry, "http_requests_total", **labels) == 1
     assert value(registry, "auth_failures_total", reason="invalid_api_key") == 1
+
+
+async def test_calls_of_json_rpc_by_method_and_outcome(
+    registry: CollectorRegistry, counting: Counting
+) -> None:
+    rpc = Dispatcher(*bare_namespaces(), called=counting.called)
+    call = '{"jsonrpc":"2.0","id":1,"method":"%s","params":%s}'
+    for name, params in (
+        ("rpc_modules", "{}"),
+        ("rpc_modules", '{"x":1}'),
+        ("key_list", "{}"),
+        ("made up", "{}"),
+        ("made up too", "{}"),
+    ):
+        await rpc.answer((call % (name, params)).encode(), Context(KEYS["r3k_read"]))
+    await rpc.answer(b'[1, {"jsonrpc":"2.0","method":"rpc_modules"}]', Context(KEYS["r3k_read"]))
+    await rpc.answer(b"{", Context(KEYS["r3k_read"]))
+    told = {
+        (sample.labels["method"], sample.labels["code"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "r3mes_rpc_calls_total"
+    }
+    assert told == {
+        ("rpc_modules", "ok"): 2,
+        ("rpc_modules", "invalid_request"): 1,
+        ("key_list", "permission_denied"): 1,
+        ("other", "method_not_found"): 2,
+        ("other", CallMalformed.kind.code): 1,
+        ("other", ParseFailed.kind.code): 1,
+    }
 
 
 def test_strangers_cannot_make_up_labels(registry: CollectorRegistry, counting: Counting) -> None:
