@@ -150,10 +150,10 @@ class Node:
         self._router_mailbox: Mailbox[RouterMessage] = Mailbox("router", 1024)
         self.router = RouterClient(self._router_mailbox)
         self.canary = Canary(on_wake=self._counting.woke)
-        self._summary = Summary(self.inference, self.network)
         self.clock = ClockWatch()
         self.peers = Peers(self.network, self.router, self.bans)
         self.earnings = Earnings(self.ledger, key.peer_id, now_ms=now_ms)
+        self._summary = Summary(self.inference, self.network, self.earnings)
         self.state = State(
             reload=reload,
             clock=self.clock,
