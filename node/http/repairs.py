@@ -1,4 +1,4 @@
-"""Two defects of Hypercorn 0.18 on trio, mended by subclasses that take the place of its own.
+"""Three defects of Hypercorn 0.18 on trio, mended by subclasses that take the place of its own.
 
 Late sends: a connection that is being closed (``send_eof``) refuses what another task sends at that
 moment with `trio.BusyResourceError`, which nobody catches: a ping that came in just then ended
@@ -6,6 +6,9 @@ the whole server.  What comes too late is dropped, as after a close.
 
 Pings: the task that pings a WebSocket sleeps to the end of its interval after the connection has
 ended, which held up the stop of the server for as long.
+
+Messages that are too large: after it has said so (1009) it went on to keep what comes of them,
+however much that is, and hardly looked for the close that answers it.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from typing import Any
 import trio
 from hypercorn.events import Closed, Event
 from hypercorn.protocol import h2, h11
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio import run
 from hypercorn.trio.tcp_server import TCPServer
-from wsproto.events import Ping
+from wsproto.events import CloseConnection, Ping
 
 
 class Connection(TCPServer):
@@ -32,10 +36,11 @@ class Connection(TCPServer):
 
 
 class WebSocketStream(WSStream):
-    """One WebSocket, whose pings end with it."""
+    """One WebSocket, whose pings end with it and whose memory has a bound."""
 
     def __init__(self, *args: Any) -> None:
         self._over = trio.Event()
+        self._too_large = False
         super().__init__(*args)
 
     @property
@@ -46,6 +51,16 @@ class WebSocketStream(WSStream):
     def closed(self, over: bool) -> None:
         if over:
             self._over.set()
+
+    async def _handle_events(self) -> None:
+        if not self._too_large:
+            await super()._handle_events()
+            self._too_large = self.buffer.length > self.buffer.max_length
+        if self._too_large:
+            self.buffer.clear()
+            for event in self.connection.events():
+                if isinstance(event, CloseConnection):
+                    await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def _send_pings(self) -> None:
         while not self.closed:

@@ -1,8 +1,9 @@
-"""Connections that end while something is sent, or between two pings."""
+"""Connections that end while something is sent, between two pings, or with too much."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.worker_context import WorkerContext
+from websockets.exceptions import ConnectionClosed
 from websockets.trio.client import connect
 
 from r3mes.node.http.repairs import Connection
@@ -56,3 +58,18 @@ async def test_a_websocket_that_ended_does_not_hold_up_the_stop(api: Api) -> Non
                 await socket.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "node_info"}))
                 await socket.recv()
             server.drain()
+
+
+async def test_after_too_much_the_close_is_still_heard(api: Api) -> None:
+    async def parts() -> AsyncIterator[str]:
+        for _ in range(200):
+            yield "x" * 20_000
+
+    headers = {"authorization": "Bearer r3k_read"}
+    with trio.fail_after(8):  # the client waits 10 s for the node to close
+        async with connect(f"ws://{api.address}/rpc", additional_headers=headers) as socket:
+            with pytest.raises(ConnectionClosed) as ended:
+                await socket.send(parts())
+                await socket.recv()
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1009
