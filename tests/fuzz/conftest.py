@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 
 from benchmarks.daemons import Daemon
+from r3mes.node.http.server import IDLE_SECONDS
 
 CASES = int(os.environ.get("FUZZ_CASES", "500"))
 """Continuous integration runs 20 000."""
 
 
 class AdminConnection(http.client.HTTPConnection):
-    """HTTP over the admin socket, kept open over all cases."""
+    """HTTP over the admin socket, kept open from case to case."""
 
     def __init__(self, path: str) -> None:
         super().__init__("node", timeout=30)
@@ -38,11 +40,16 @@ class Node:
     daemon: Daemon
     pid: int
     admin: AdminConnection = field(init=False)
+    used: float = 0.0
+    """When the connection was, in seconds of the monotonic clock."""
 
     def __post_init__(self) -> None:
         self.admin = AdminConnection(self.daemon.running.admin)
 
     def post(self, body: bytes) -> tuple[int, bytes]:
+        if time.monotonic() - self.used > IDLE_SECONDS / 2:
+            self.admin.close()  # before the node does, which ends connections that are idle
+        self.used = time.monotonic()
         self.admin.request("POST", "/rpc", body)
         answer = self.admin.getresponse()
         return answer.status, answer.read()
