@@ -80,8 +80,8 @@ def call(
     if "result" in content:
         return content["result"]
     error = content.get("error", {})
-    if not isinstance(data := error.get("data"), dict):  # of HTTP, before it came to the method
-        raise told(error)
+    if not isinstance(data := error.get("data"), dict):
+        raise not_running(config)
     kind = REGISTRY.get(str(data.get("code")), R3mesError)
     raise kind(str(error.get("message", "")), do=data.get("do"), param=data.get("param"))
 

@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
+from r3mes.node.http.asgi import refusal
 from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.counted import Counted, Heard, unheard
-from r3mes.node.http.errors import REFUSALS, as_r3mes_error, error_headers, error_object
+from r3mes.node.http.errors import REFUSALS, as_r3mes_error, error_headers
 from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
@@ -180,13 +181,17 @@ def _model(entry: ModelEntry) -> dict[str, object]:
     }
 
 
-async def _failed(request: Request, error: Exception) -> JSONResponse:
+async def _failed(request: Request, error: Exception) -> Response:
     known = as_r3mes_error(error)
-    body = {"error": error_object(known)}
-    return JSONResponse(body, status_code=known.kind.http, headers=error_headers(known))
+    return Response(
+        refusal(request.scope, known),
+        status_code=known.kind.http,
+        headers=error_headers(known),
+        media_type="application/json",
+    )
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: an unknown path, a wrong method, a body that is not JSON."""
     path = request.url.path
     match getattr(error, "status_code", 400):
@@ -199,7 +204,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     return await _failed(request, known)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     faults = error.errors() if isinstance(error, RequestValidationError) else ()
     if any(fault["type"] == "model_attributes_type" and len(fault["loc"]) == 1 for fault in faults):
         return await _failed(request, _no_object(request))

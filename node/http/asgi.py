@@ -10,7 +10,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from r3mes.errors import R3mesError
 from r3mes.node.http.errors import error_body, error_headers
+from r3mes.node.rpc.messages import encode, failure
 
+RPC = "/rpc"
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -27,6 +29,21 @@ async def send_error(send: Send, error: R3mesError, more: Mapping[str, str] = EM
     """Answer with ``error``, and ``more`` headers than it has by itself."""
     headers = {"content-type": "application/json", **error_headers(error), **more}
     await send_whole(send, error.kind.http, headers, error_body(error))
+
+
+async def refuse(
+    scope: Scope, send: Send, error: R3mesError, more: Mapping[str, str] = EMPTY
+) -> None:
+    """The same, in the form that is spoken where the request went."""
+    headers = {"content-type": "application/json", **error_headers(error), **more}
+    await send_whole(send, error.kind.http, headers, refusal(scope, error))
+
+
+def refusal(scope: Scope, error: R3mesError) -> bytes:
+    """The body of `refuse`: at ``/rpc`` an answer of JSON-RPC, elsewhere OpenAI's object."""
+    if scope["path"] == RPC:
+        return encode(failure(None, error).to_json())
+    return error_body(error)
 
 
 async def send_whole(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:

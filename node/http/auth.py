@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from r3mes.errors import Forbidden, RateLimited, Refused, Unauthenticated
 from r3mes.node.audit import audit
-from r3mes.node.http.asgi import denying, header, send_error
+from r3mes.node.http.asgi import denying, header, refuse
 from r3mes.node.http.errors import as_r3mes_error
 from r3mes.node.http.ports import ApiKey, Keyring
 from r3mes.node.http.rates import Rates, Window, address_of, is_loopback
@@ -55,13 +55,13 @@ class Auth:
         try:
             key = await self._key_of(scope)
         except Exception as error:  # noqa: BLE001  whatever fails here must refuse
-            await send_error(send, as_r3mes_error(error))
+            await refuse(scope, send, as_r3mes_error(error))
             return
         window = self._rates.of_key(key)
         if window is not None:
             send = window.telling(send)
         if window is not None and window.exceeded:
-            await send_error(send, _too_many(window, f"the key {key.name!r}"))
+            await refuse(scope, send, _too_many(window, f"the key {key.name!r}"))
         else:
             passed = {"r3mes.key": key, "r3mes.check_key": partial(self._again, bearer(scope))}
             await self._app({**scope, **passed}, receive, send)

@@ -40,11 +40,20 @@ _SHOWN = {
         }
     },
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, "content": {"application/json": {"schema": _SHOWN}}}
-    for status, what in (("4XX", "The request was refused"), ("5XX", "It could not be answered"))
-}
-"""Errors as the OpenAPI document shows them."""
+
+
+def refusals(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Errors as the OpenAPI document shows them, in bodies of this form."""
+    return {
+        status: {"description": what, "content": {"application/json": {"schema": schema}}}
+        for status, what in (
+            ("4XX", "The request was refused"),
+            ("5XX", "It could not be answered"),
+        )
+    }
+
+
+REFUSALS = refusals(_SHOWN)
 
 
 def error_object(error: R3mesError) -> dict[str, object]:

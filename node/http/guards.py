@@ -15,7 +15,7 @@ import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r3mes.errors import BadRequest, Forbidden, RequestTimeout, TooLarge
-from r3mes.node.http.asgi import header, send_error
+from r3mes.node.http.asgi import header, refuse
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -70,7 +70,7 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and (error := self._fault(scope)) is not None:
-            await send_error(send, error)
+            await refuse(scope, send, error)
             return
         await self._app(scope, receive, send)
 
@@ -119,7 +119,7 @@ class BodyLimit:
             # The rest of the body is not read, so the connection ends: a client that was not told
             # would send its next request on it. HTTP/2 has streams for that, and forbids the word.
             last = {} if scope["http_version"] == "2" else {"connection": "close"}
-            await send_error(send, error, last)
+            await refuse(scope, send, error, last)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)

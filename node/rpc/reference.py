@@ -34,9 +34,12 @@ call has been answered. A node that stops lets those answers come to their end.
 The key comes in the header `Authorization` and is looked at again with every call. The node pings
 every 20 s. Who reads more slowly than there is to tell is closed with 1013 and goes on with the
 cursor of the last event it has seen; 1001 says that the node stops, 1008 that the key is not valid
-any more. Each call, of a batch too, counts as one request against the limits
-of the key. What is refused before a message is read (401, 403, 413, 429) has the form of the
-[HTTP API's errors](http.md#errors).
+any more. Each call, of a batch too, counts as one request against the limits of the key.
+
+What is refused before a message is read keeps its HTTP status (401 no or a wrong key, 403 another
+host or a foreign web page, 413 too large, 408 too slow, 429 too often) and the headers of the
+[HTTP API](http.md#errors); its body is an error as below, with `"id": null`. So is the answer to a
+WebSocket that is not let in.
 
 Parameters are given by name or by position. A message is at most {MAX_DEPTH} deep, {MAX_BATCH}
 calls long and as large as `api.max_body_bytes`; the calls of a batch run side by side.

@@ -1,7 +1,8 @@
 """JSON-RPC over HTTP: one message in a POST, its answer in the response; or over a WebSocket.
 
 A call that is refused is still a 200, as JSON-RPC over HTTP does it: the status speaks of the
-message, each answer of its call.  Only notifications have no answer: 204.
+message, each answer of its call.  Only notifications have no answer: 204.  A message that is not
+read at all has a status of its own and, for clients of JSON-RPC, an error without id.
 """
 
 from __future__ import annotations
@@ -12,14 +13,29 @@ from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_whole, while_present
 from r3mes.node.http.auth import needs
-from r3mes.node.http.errors import REFUSALS
+from r3mes.node.http.errors import REFUSALS, refusals
 from r3mes.node.http.ports import ApiKey
 from r3mes.node.rpc.context import CheckKey, Context
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.sessions import Sessions
 
-rpc_routes = APIRouter(responses=REFUSALS)
+rpc_routes = APIRouter()
 
+ERROR = {
+    "type": "object",
+    "required": ["code", "message", "data"],
+    "properties": {
+        "code": {"type": "integer"},
+        "message": {"type": "string"},
+        "data": {"type": "object", "description": "See docs/rpc.md."},
+    },
+}
+UNREAD = {
+    "type": "object",
+    "required": ["jsonrpc", "id", "error"],
+    "properties": {"jsonrpc": {"const": "2.0"}, "id": {"type": "null"}, "error": ERROR},
+}
+ANSWERS = {204: {"description": "no answer"}, **refusals(UNREAD)}
 MESSAGE = {"requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}}
 
 
@@ -41,7 +57,7 @@ class Answered(Response):
             await send_whole(send, 200, {"content-type": "application/json"}, answer)
 
 
-@rpc_routes.post("/rpc", openapi_extra=MESSAGE, responses={204: {"description": "no answer"}})
+@rpc_routes.post("/rpc", openapi_extra=MESSAGE, responses=ANSWERS)
 async def call(request: Request) -> Response:
     """One JSON-RPC 2.0 call or a batch; the methods are in docs/rpc.md."""
     rpc: Dispatcher = request.app.state.rpc
@@ -58,7 +74,7 @@ async def connect(websocket: WebSocket) -> None:
     await sessions.serve(websocket, scope["r3mes.key"], scope["r3mes.check_key"])
 
 
-@rpc_routes.get("/rpc/openrpc.json", dependencies=[Depends(needs("r"))])
+@rpc_routes.get("/rpc/openrpc.json", dependencies=[Depends(needs("r"))], responses=REFUSALS)
 async def openrpc(request: Request) -> JSONResponse:
     """What `rpc.discover` answers."""
     rpc: Dispatcher = request.app.state.rpc

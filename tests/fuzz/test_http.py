@@ -46,8 +46,14 @@ def _attack(node: Node, operation: Any, number: int, cases: int) -> None:
         status = answer.status_code
         assert str(status) in documented or f"{status // 100}XX" in documented, answer.text
         if status >= 400:
-            body = answer.json()
-            code = body["error"]["code"] if "error" in body else "not_ready"
-            assert (status, code) in KINDS, answer.text
+            assert (status, _code(answer.json())) in KINDS, answer.text
 
     send()
+
+
+def _code(body: Any) -> str:
+    """Of an error in OpenAI's form, in that of JSON-RPC, or of the answer of ``/readyz``."""
+    if "error" not in body:
+        return "not_ready"
+    error = body["error"]
+    return str(error["data"]["code"] if "jsonrpc" in body else error["code"])

@@ -15,7 +15,8 @@ import httpx
 import pytest
 import trio
 
-from r3mes.errors import ConfigError, PortInUse
+from r3mes.config.schema import Limits
+from r3mes.errors import ConfigError, NotFound, PortInUse, TooLarge
 from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
 
@@ -72,6 +73,34 @@ async def test_message_that_is_too_large_is_not_decoded(api: Api) -> None:
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}])
 async def test_web_pages_of_elsewhere_are_refused(api: Api, headers: dict[str, str]) -> None:
     assert (await post(api, INFO, headers=headers)).status_code == 403
+
+
+def refused(answer: httpx.Response, status: int, code: int) -> dict[str, Any]:
+    """The data of an error of JSON-RPC that keeps its HTTP status."""
+    assert answer.status_code == status
+    body = answer.json()
+    assert (body.keys(), body["jsonrpc"], body["id"]) == ({"jsonrpc", "id", "error"}, "2.0", None)
+    assert body["error"]["code"] == code
+    assert answer.headers["x-should-retry"] in ("true", "false")
+    assert isinstance(body["error"]["data"], dict)
+    return dict(body["error"]["data"])
+
+
+async def test_what_is_not_read_is_refused_in_the_form_of_json_rpc(api: Api) -> None:
+    data = refused(await post(api, INFO, None), 401, -32001)
+    assert (data["code"], "api-key" in data["do"]) == ("invalid_api_key", True)
+    data = refused(await post(api, INFO, headers={"host": "evil.example"}), 403, -32002)
+    assert "allowed_hosts" in data["do"]
+    large = {**INFO, "params": {"x": "y" * 70_000}}
+    refused(await post(api, large), 413, TooLarge.kind.rpc)
+    async with api.client("r3k_read") as client:
+        refused(await client.put("/rpc"), 404, NotFound.kind.rpc)
+        other = await client.get("/rpc/nothing")
+    assert other.json()["error"]["code"] == "not_found"
+    api.rates.limits = Limits(rpm_per_key=1, rpm_per_address=0)
+    answers = [await post(api, INFO) for _ in range(2)]
+    data = refused(answers[1], 429, -32013)
+    assert data["retry_after_ms"] == int(answers[1].headers["retry-after-ms"])
 
 
 async def test_modules_are_those_that_the_key_may_use(api: Api) -> None:

@@ -129,7 +129,9 @@ async def test_who_may_not_come_in_is_told_by_a_status(
         async with surface.connect(key, **headers):
             pass
     assert refused.value.response.status_code == status
-    assert json.loads(refused.value.response.body or b"")["error"]["code"]
+    told = json.loads(refused.value.response.body or b"")
+    assert (told["jsonrpc"], told["id"]) == ("2.0", None)
+    assert told["error"]["code"] == {401: -32001, 403: -32002}[status]
 
 
 async def test_too_many_connections_are_refused(
