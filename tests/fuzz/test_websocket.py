@@ -1,9 +1,8 @@
 """The WebSocket under fire: messages, frames, floods, and callers who never read.
 
-It is attacked on the admin socket, where no key and no rate stands before it.  Left out, because
-what follows would say nothing about the node: 64 connections at once are more than this machine's
-files allow beside the other tests' (`tests/node/rpc/test_websocket.py` has that limit); TLS, which
-the node does not speak.
+It is attacked on the admin socket, where no key and no rate stands before it; those have tests in
+`tests/node/rpc/test_websocket.py`.  No model is loaded, so that every `infer_stream` ends with an
+error: what it sends of an answer is `tests/node/rpc/test_infer_stream.py`'s.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
 
+from benchmarks.daemons import wait
 from r3mes.node.http.server import WEBSOCKET_BYTES
-from r3mes.node.rpc.sessions import MAX_SUBSCRIPTIONS
+from r3mes.node.rpc.sessions import MAX_SESSIONS, MAX_SUBSCRIPTIONS
 from tests.fuzz.conftest import CASES
 from tests.fuzz.messages import bodies, check_answer, same
 
@@ -224,6 +224,25 @@ def test_of_thousands_of_subscriptions_a_few_begin(node: Node) -> None:
             begun += sum("result" in one for one in told)
             assert {one["error"]["code"] for one in told if "error" in one} == {-32012}, number
     assert begun == MAX_SUBSCRIPTIONS
+    node.is_unharmed()
+
+
+def test_connections_without_end_are_refused_and_let_in_again(node: Node) -> None:
+    with ExitStack() as opened:
+        with pytest.raises(InvalidStatus):
+            for _ in range(MAX_SESSIONS + 1):
+                opened.enter_context(connect(node))
+        node.call("node_status")  # calls of their own are still answered
+
+    def let_in() -> bool | None:
+        try:
+            with connect(node) as line:
+                line.send(call(1, "rpc_modules"))
+                return "result" in json.loads(line.recv(timeout=PATIENCE_S))
+        except InvalidStatus:
+            return None
+
+    wait(let_in, "a place")
     node.is_unharmed()
 
 
