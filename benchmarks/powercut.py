@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import apsw
+import outcome
 
 from r3mes.actors.store import DATABASE
 from r3mes.actors.store.batch import Connection, Transaction, write_batch
@@ -87,8 +88,9 @@ def record(seed: int, *, pragmas: Sequence[str] = WRITER_PRAGMAS) -> list[Event]
         acked = 0
         for _ in range(BATCHES):
             size = rng.choice((1, 2, 8, 64))
-            write_batch(connection, list(_batch(range(acked, acked + size), rng)))
+            written = write_batch(connection, list(_batch(range(acked, acked + size), rng)))
             acked += size
+            assert sum(isinstance(one, outcome.Value) for one in written) == size
             events.append(Event("ack", "", acked))
         end = len(events)
     del events[end:]  # closing checkpoints: a cut machine never gets there
@@ -122,8 +124,9 @@ def _job(number: int, result: bytes) -> Transaction[None]:
         name = number.to_bytes(8, "big")
         connection.execute("INSERT INTO job VALUES ('s', ?, ?, 0)", (name, name))
         connection.execute(
-            "INSERT INTO receipt VALUES (?, 'server', 's', ?, 'p', 'm', 1, 1, 1, 'stop', ?, x'00',"
-            " NULL, ?)",
+            "INSERT INTO receipt (request_hash, role, sub, idem, peer, model, prompt_tokens,"
+            " completion_tokens, price, status, result, signature, created_ms)"
+            " VALUES (?, 'server', 's', ?, 'p', 'm', 1, 1, 1, 'stop', ?, x'00', ?)",
             (name, name, result, number),
         )
 
@@ -143,17 +146,17 @@ def _judge(files: dict[str, File], acked: int, rng: random.Random, folder: Path)
             path.write_bytes(files[name].after_cut(rng))
     try:
         with closing(open_writer(folder / DATABASE)) as connection:
-            found = _numbers(connection)
+            found = _numbers(connection, folder)
     except (sqlite3.Error, AssertionError):
         return Verdict(acked, acked, corrupt=True)
     lost = len(set(range(acked)) - found)
     return Verdict(acked, lost, corrupt=found != set(range(len(found))))
 
 
-def _numbers(connection: Connection) -> set[int]:
+def _numbers(connection: Connection, folder: Path) -> set[int]:
     """The jobs that are there, all of them whole."""
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    migrate(connection, Path(), shipped())
+    migrate(connection, folder, shipped())
     jobs = {row[0] for row in connection.execute("SELECT idem FROM job")}
     receipts = {row[0] for row in connection.execute("SELECT idem FROM receipt")}
     assert jobs == receipts

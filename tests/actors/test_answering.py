@@ -485,7 +485,7 @@ async def test_a_prompt_counted_beyond_the_context_is_not_paid(
 
 async def test_a_node_that_stops_takes_nothing_new(world: World) -> None:
     world.bob.doorway.shut()
-    with pytest.raises(NoPeer, match="stopping"):
+    with pytest.raises(NoPeer, match="drains"):
         async with world.gateway.complete(request()):
             pass
     world.doorway.shut()

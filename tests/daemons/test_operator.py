@@ -59,6 +59,7 @@ def test_a_model_is_unloaded_loaded_and_verified(gateway: Daemon, server: Daemon
     finally:
         call(server, "model_load", id="builtin")
         wait(lambda: _ready(server) or None, "the model")
+        gateway.wait_for_model("builtin")
     assert failure(server, "model_load", id="nothing") == "model_not_found"
 
 
