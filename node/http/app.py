@@ -19,6 +19,7 @@ from r3mes.node.http.asgi import refusal
 from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
+from r3mes.node.http.cors import Cors
 from r3mes.node.http.counted import Counted, Heard, unheard
 from r3mes.node.http.errors import REFUSALS, as_r3mes_error, error_headers
 from r3mes.node.http.faults import bad_request
@@ -53,11 +54,12 @@ def build_app(
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
     app = build_routes(gateway, state, rpc, stopping)
+    allowed = allowed or Allowed()
     limited = BodyLimit(app, max_body_bytes)
     ours = Origins(limited, allowed)
     known = Auth(ours, keyring, rates, key_file=key_file)
     routes = [route for router in ROUTERS for route in router.routes]
-    return Counted(RequestId(known), routes, heard)
+    return Counted(RequestId(Cors(known, allowed)), routes, heard)
 
 
 def build_admin_app(

@@ -61,6 +61,13 @@ class Allowed:
         self.hosts = LOOPBACK | {host.lower() for host in hosts}
         self.origins = frozenset(origins)
 
+    def is_ours(self, host: str | None) -> bool:
+        """Whether a ``Host`` header names this node."""
+        try:
+            return urlsplit(f"//{host or ''}").hostname in self.hosts
+        except ValueError:
+            return False
+
 
 class Origins:
     """Refuses a ``Host`` that is not ours and an ``Origin`` from elsewhere."""
@@ -76,7 +83,7 @@ class Origins:
 
     def _fault(self, scope: Scope) -> Forbidden | None:
         host, origin = header(scope, b"host"), header(scope, b"origin")
-        if _name(f"//{host or ''}") not in self._allowed.hosts:
+        if not self._allowed.is_ours(host):
             return Forbidden(
                 f"the request is addressed to the host {host!r}, which is not this node",
                 do="use 127.0.0.1, or add the name to api.allowed_hosts",
@@ -90,13 +97,6 @@ class Origins:
                 f"the request comes from a web page of {origin!r}",
                 do="add it to api.allowed_origins if you trust that page",
             )
-        return None
-
-
-def _name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
         return None
 
 

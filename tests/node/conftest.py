@@ -19,6 +19,7 @@ from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
 from r3mes.node.audit import FILE, _events, keep_audit_log
 from r3mes.node.http import server
 from r3mes.node.http.app import build_app
+from r3mes.node.http.guards import Allowed
 from r3mes.node.http.rates import Rates
 from r3mes.node.http.server import HttpServer
 from r3mes.node.rpc.dispatcher import Dispatcher
@@ -28,6 +29,8 @@ from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.state import Check, Health, NodeInfo
 
 KEY_FILE = Path("/home/al/.config/r3mes/api-key")
+PAGE = "https://chat.example"
+"""The only origin that the server takes besides its own."""
 UNLIMITED = Limits(rpm_per_key=0, rpm_per_address=0, auth_failures_per_address=0)
 
 
@@ -260,6 +263,7 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         rates=rates,
         key_file=KEY_FILE,
         max_body_bytes=65536,
+        allowed=Allowed(origins=[PAGE]),
     )
     http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
     address = await nursery.start(http.run)
