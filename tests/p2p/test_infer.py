@@ -294,6 +294,35 @@ async def test_a_server_that_is_silent_counts_as_gone(autojump_clock: trio.abc.C
             await call.hello()
 
 
+async def test_a_long_prompt_is_given_time_to_be_read(autojump_clock: trio.abc.Clock) -> None:
+    async def answer(request: Request, call: ServerCall) -> None:
+        await call.accept(tuple(range(10_000)))
+        await trio.sleep(500)
+        await call.tokens((1,), "x")
+        await trio.sleep_forever()
+
+    async with serving(Service(answer)) as stream, ClientCall(stream) as call:
+        await call.hello()
+        assert len((await call.request(b"envelope")).prompt_ids) == 10_000
+        tokens = await call.next_tokens()
+        assert tokens is not None
+        assert tokens.ids == (1,)
+        with pytest.raises(PeerDisconnected, match="silent for 15 s"):
+            await call.next_tokens()
+
+
+async def test_a_short_prompt_is_not_waited_for_long(autojump_clock: trio.abc.Clock) -> None:
+    async def answer(request: Request, call: ServerCall) -> None:
+        await call.accept(tuple(range(100)))
+        await trio.sleep_forever()
+
+    async with serving(Service(answer)) as stream, ClientCall(stream) as call:
+        await call.hello()
+        await call.request(b"envelope")
+        with pytest.raises(PeerDisconnected, match="silent for 35 s"):
+            await call.next_tokens()
+
+
 async def test_a_stalled_answer_counts_as_gone(autojump_clock: trio.abc.Clock) -> None:
     async def answer(request: Request, call: ServerCall) -> None:
         await call.accept((1, 2, 3))

@@ -39,12 +39,23 @@ _LAST_FRAMES = 2
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Longest silences of a server, in seconds, before it counts as gone."""
+    """Longest silences of a server, in seconds, before it counts as gone.
+
+    Args:
+        first_token_s: besides the time for reading the prompt.
+        prefill_rate: prompt tokens a second of the slowest server that is worth waiting for.  One
+            that is gone is found out earlier, by the pings of its connection.
+    """
 
     hello_s: float = 5.0
     accept_s: float = 30.0
     first_token_s: float = 30.0
+    prefill_rate: float = 20.0
     token_s: float = 15.0
+
+    def first_s(self, prompt_tokens: int) -> float:
+        """How long to wait for the first token behind such a prompt."""
+        return self.first_token_s + prompt_tokens / self.prefill_rate
 
 
 class ClientCall:
@@ -77,6 +88,7 @@ class ClientCall:
         self._owed = CREDIT_FRAMES  # token frames that may still come
         self._read = 0  # token frames consumed since the last grant
         self._position = 0
+        self._first_token_s = patience.first_token_s
         self._text_is_whole = False  # a frame without ids came: the rest of the text
         self._open = False  # a request is out and its end has not come
         self._done: Done | None = None
@@ -129,6 +141,7 @@ class ClientCall:
         await self._stream.send(encode(Request(envelope, delegation, told)))
         match message := await self._next(self._patience.accept_s):
             case Accepted():
+                self._first_token_s = self._patience.first_s(len(message.prompt_ids))
                 return message
             case TurnedDown():
                 self._open = False
@@ -179,7 +192,7 @@ class ClientCall:
             await self._say(Cancel())
 
     def _token_patience(self) -> float:
-        return self._patience.token_s if self._position else self._patience.first_token_s
+        return self._patience.token_s if self._position else self._first_token_s
 
     def _count(self, tokens: Tokens) -> None:
         if tokens.position != self._position:
