@@ -113,6 +113,7 @@ class FramedStream:
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        self._sending = trio.Lock()  # tasks that send at once must not mix their frames
         self._buffer = bytearray()
         self._finished = self._ended = self._closed = False
 
@@ -125,9 +126,11 @@ class FramedStream:
         return self._stream.protocol
 
     async def send(self, frame: bytes) -> None:
-        if self._finished or self._closed:
-            raise PeerDisconnected("the stream is closed for sending")
-        await self._stream.write(frame_bytes(frame))
+        data = frame_bytes(frame)
+        async with self._sending:
+            if self._finished or self._closed:
+                raise PeerDisconnected("the stream is closed for sending")
+            await self._stream.write(data)
 
     async def receive(self) -> bytes | None:
         if not await self._fill(_LENGTH.size):

@@ -82,6 +82,25 @@ async def test_a_frame_over_the_cap_is_not_sent() -> None:
     assert sink.written == b""
 
 
+class Slow(Bytes):
+    """Takes a write in two halves, with a pause in between."""
+
+    async def write(self, data: bytes) -> None:
+        for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+            self.written += half
+            await trio.sleep(1)
+
+
+async def test_frames_sent_at_once_stay_whole(autojump_clock: trio.abc.Clock) -> None:
+    sink = Slow()
+    stream = FramedStream(sink)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send, b"a" * 10)
+        nursery.start_soon(stream.send, b"b" * 10)
+    whole = FramedStream(Bytes(sink.written))
+    assert {await whole.receive(), await whole.receive()} == {b"a" * 10, b"b" * 10}
+
+
 async def test_a_cancelled_receive_goes_on_where_it_was() -> None:
     stream = FramedStream(Bytes(b"\0\0\0\x03a", b"bc"))
     with trio.CancelScope() as scope:
