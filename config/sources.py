@@ -77,10 +77,13 @@ def from_env(env: Mapping[str, str]) -> Iterator[Setting]:
     """What the variables of the form ``R3MES_SECTION__KEY`` say.
 
     Raises:
-        ConfigError: one names a key that does not exist.
+        ConfigError: one names a key that does not exist, or nearly one that does.
     """
     for variable in sorted(env):
-        if not (variable.startswith(PREFIX) and "__" in variable):
+        if not variable.startswith(PREFIX):
+            continue
+        if "__" not in variable:
+            _nearly_a_key(variable)
             continue
         section, _, name = variable.removeprefix(PREFIX).lower().partition("__")
         origin = f"env {variable}"
@@ -89,6 +92,23 @@ def from_env(env: Mapping[str, str]) -> Iterator[Setting]:
             raise ConfigError(f"{origin}: models can only be set in the file")
         key = known_key(section, name, origin)
         yield Setting(key, keys_of(sections()[section], section)[name].parse(env[variable]), origin)
+
+
+def _nearly_a_key(variable: str) -> None:
+    """Refuse ``R3MES_API_LISTEN``, which would be passed over in silence.
+
+    What is like no key is let pass: Kubernetes sets ``R3MES_SERVICE_HOST`` and ``R3MES_API_PORT``
+    for services of these names.
+    """
+    known = {
+        f"{section}_{name}": f"{PREFIX}{section}__{name}".upper()
+        for section, layer in sections().items()
+        for name in keys_of(layer, section)
+        if section != "models"
+    }
+    word = variable.removeprefix(PREFIX).lower()
+    if close := get_close_matches(word, known, n=1, cutoff=0.85):
+        raise ConfigError(f"env {variable} sets nothing (did you mean {known[close[0]]}?)")
 
 
 def from_flags(flags: Mapping[str, object]) -> Iterator[Setting]:
