@@ -98,6 +98,8 @@ def _statements(sql: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    if statement.strip():
+        yield statement  # the last one needs no semicolon
 
 
 def _newer(connection: Connection, datadir: Path, present: int, target: int) -> StoreNewer:

@@ -64,6 +64,12 @@ async def test_data_is_backed_up_and_then_migrated(tmp_path: Path, extended: Ext
     assert saved.stat().st_mode & 0o777 == 0o600
 
 
+async def test_the_last_statement_needs_no_semicolon(tmp_path: Path, extended: Extend) -> None:
+    extended(Migration(NEXT, "open end", "CREATE TABLE x (i);\nCREATE TABLE y (i)\n"))
+    async with open_store(tmp_path) as store:
+        assert await store.read(lambda c: c.execute("SELECT * FROM y").fetchall()) == []
+
+
 async def test_a_step_that_fails_leaves_the_data_as_it_was(
     tmp_path: Path, extended: Extend
 ) -> None:
