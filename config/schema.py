@@ -16,6 +16,7 @@ from r3mes.config.paths import data_directory
 
 PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 ADDRESS = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):{PORT}$"
+MULTIADDRESS = rf"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/{PORT}(/p2p/[A-Za-z0-9]+)?$"
 ORIGIN = r"^https?://[^/\s]+$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 MODELS_CAP = 32
@@ -95,9 +96,10 @@ class P2p(Layer, frozen=True):
         key("Where other nodes reach this one, by TCP.", "addresses such as 0.0.0.0:7330"),
     ] = ("0.0.0.0:7330",)
     announce: Annotated[
-        tuple[str, ...],
-        key("Multiaddresses told to peers instead of those found out; for port forwarding."),
-    ] = ()
+        tuple[Annotated[str, Meta(pattern=MULTIADDRESS)], ...],
+        key("Multiaddresses told to peers instead of those found out; for port forwarding.",
+            "multiaddresses, such as /ip4/203.0.113.5/tcp/7330"),
+    ] = ()  # fmt: skip
     bootstrap: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^/.+/p2p/[A-Za-z0-9]+$")], ...],
         key("Peers to connect to at start.",

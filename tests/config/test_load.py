@@ -82,6 +82,8 @@ WRONG = [
     ("[api]\ninsecure = 1", ("true or false",)),
     ('[api]\nallowed_hosts = "x"', ("a list of texts",)),
     ('[p2p]\nbootstrap = ["/ip4/1.2.3.4/tcp/1"]', ("with a peer id",)),
+    ('[p2p]\nannounce = ["foo"]', ("p2p.announce", "multiaddresses, such as /ip4/")),
+    ('[p2p]\nannounce = ["/ip4/1.2.3.4/tcp/70000"]', ("p2p.announce",)),
     ('[api]\nlisten = "127.0.0.1:65536"', ("host:port",)),
     ('[p2p]\nlisten = ["0.0.0.0:99999"]', ("addresses such as",)),
     ('[api]\nallowed_origins = ["chat.example"]', ("origins, such as https://",)),
@@ -119,6 +121,8 @@ def test_wrong_file(write: Write, text: str, told: Sequence[str]) -> None:
         ({"R3MES_API__LISTN": "x"}, ("env R3MES_API__LISTN", "did you mean listen")),
         ({"R3MES_APY__LISTEN": "x"}, ("env R3MES_APY__LISTEN", "did you mean api")),
         ({"R3MES_LIMITS__SLOTS": "many"}, ("env R3MES_LIMITS__SLOTS", "'many'", "an integer")),
+        ({"R3MES_API_LISTEN": "x"}, ("env R3MES_API_LISTEN", "mean R3MES_API__LISTEN")),
+        ({"R3MES_WALET_NAME": "x"}, ("mean R3MES_WALLET__NAME",)),
         ({"R3MES_MODELS__ID": "x"}, ("models can only be set in the file",)),
     ],
 )
@@ -126,6 +130,11 @@ def test_wrong_environment(write: Write, env: dict[str, str], told: Sequence[str
     with pytest.raises(ConfigError) as caught:
         write("", env)
     assert [part for part in told if part not in str(caught.value)] == []
+
+
+def test_variables_of_others_are_let_pass(write: Write) -> None:
+    env = {"R3MES_SERVICE_HOST": "10.0.0.1", "R3MES_API_PORT": "tcp://10.0.0.1:7331"}
+    write("", {**env, "R3MES_CONFIG": "/x", "R3MES_PASSPHRASE": "x"})
 
 
 def test_wrong_flag(write: Write) -> None:
