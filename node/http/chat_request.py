@@ -42,10 +42,18 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _no_boolean(value: object) -> object:
+    """Refuse true and false, which pydantic would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "input should be a number")
+    return value
+
+
+Number = BeforeValidator(_no_boolean)
 Encodable = AfterValidator(_encodable)
 Text = Annotated[str, Encodable]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES), Encodable]
-Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), Number]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -122,10 +130,10 @@ class ChatBody(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), Number] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1_000_000), Number] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63), Number] | None = None
     stop: Annotated[
         Annotated[list[Stop], Field(max_length=4)] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
