@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from r3mes.errors import ConfigError, InsecureFile
@@ -78,22 +81,47 @@ def read_credential(path: Path) -> str:
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """Create ``path`` with mode 0600 from the start.
+    """Create ``path`` with ``secret`` as its only line, as `create_secret` does."""
+    create_secret(path, f"{secret}\n".encode())
+
+
+def create_secret(path: Path, data: bytes) -> None:
+    """Put ``data`` on the disk at ``path`` with mode 0600; a power cut leaves all of it or none.
 
     Raises:
-        FileExistsError: it is there already; nothing is overwritten.
+        FileExistsError: there is something at ``path``; it was left as it is.
+        OSError: it cannot be written.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{secret}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with _draft(path, data) as draft:
+        os.link(draft, path)  # unlike a rename, this fails if the name is taken
 
 
 def replace_secret(path: Path, secret: str) -> None:
     """Put ``secret`` in the place of the one in ``path``; readers see one of the two, whole."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    write_secret(draft, secret)
-    draft.replace(path)
+    with _draft(path, f"{secret}\n".encode()) as draft:
+        draft.replace(path)
+
+
+@contextmanager
+def _draft(path: Path, data: bytes) -> Iterator[Path]:
+    """A file with ``data`` beside ``path``, on the disk; the block gives it its name."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

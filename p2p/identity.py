@@ -18,6 +18,7 @@ from typing import ClassVar
 import base58
 from nacl.signing import SigningKey
 
+from r3mes.config.secrets import create_secret
 from r3mes.errors import ConfigError, InsecureFile
 from r3mes.ids import PeerId
 
@@ -112,23 +113,10 @@ def _read_seed(path: Path) -> bytes:
 
 
 def _create_seed(path: Path) -> bytes:
-    """Write a new seed; whoever comes second to an existing file reads that one.
-
-    Written beside and linked into place, so that a crash leaves either no key or a whole one.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Write a new seed; whoever comes second to an existing file reads that one."""
     seed = os.urandom(_KEY_BYTES)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(file, _SEED_PREFIX + seed)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    try:
-        os.link(draft, path)
+        create_secret(path, _SEED_PREFIX + seed)
     except FileExistsError:
         return _read_seed(path)
-    finally:
-        draft.unlink()
     return seed

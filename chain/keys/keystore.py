@@ -31,8 +31,9 @@ from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 
 from r3mes.chain.keys.addresses import parse_address
-from r3mes.chain.keys.secret_file import create_secret, read_secret
+from r3mes.chain.keys.secret_file import read_secret
 from r3mes.chain.keys.wallet import Wallet
+from r3mes.config.secrets import create_secret
 from r3mes.errors import BadRequest, PassphraseWrong, WalletError, WalletExists, WalletMissing
 from r3mes.ids import Address
 

@@ -17,8 +17,8 @@ from r3mes.chain.keys.keystore import (
     open_keystore,
     read_address,
 )
-from r3mes.chain.keys.secret_file import create_secret
 from r3mes.chain.keys.wallet import Wallet
+from r3mes.config.secrets import create_secret
 from r3mes.errors import (
     InsecureFile,
     PassphraseWrong,
