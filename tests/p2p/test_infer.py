@@ -36,6 +36,7 @@ from r3mes.p2p.protocols.infer import (
     encode,
     serve_infer,
 )
+from r3mes.p2p.protocols.infer.messages import FRAME_TEXT_CAP
 from r3mes.p2p.streams import FrameStream, staple
 
 GATEWAY, SERVER = PeerId("gateway"), PeerId("server")
@@ -140,6 +141,21 @@ async def test_a_reader_that_stops_holds_the_writer(autojump_clock: trio.abc.Clo
         assert written == before
         await trio.sleep(60)
         assert service.cancelled  # no credit for a minute: it counts as gone
+
+
+async def test_gathered_text_over_the_cap_is_spread(autojump_clock: trio.abc.Clock) -> None:
+    text = "🦜" * (FRAME_TEXT_CAP // 4 + 5)
+
+    async def answer(request: Request, call: ServerCall) -> None:
+        await call.accept((1, 2, 3))
+        await call.tokens((7, 8, 9), text)
+        await call.done(b"result", b"signature")
+
+    async with serving(Service(answer)) as stream, ClientCall(stream) as call:
+        tokens = await ask(call)
+        await call.receipt(b"counter")
+    assert [frame.ids for frame in tokens] == [(7,), (8, 9)]
+    assert "".join(frame.text for frame in tokens) == text
 
 
 async def test_hello_alone_is_a_call(autojump_clock: trio.abc.Clock) -> None:

@@ -89,15 +89,28 @@ class Outbox:
         self._credit -= 1
 
     async def _send(self) -> None:
-        tokens = Tokens(self._position, tuple(self._ids), "".join(self._texts))
-        self._position += len(self._ids)
-        self._ids.clear()
-        self._texts.clear()
-        self._chars, self._sending = 0, True
+        tokens = self._cut()
+        self._position += len(tokens.ids)
+        self._chars, self._sending = sum(map(len, self._texts)), True
         self._stir()
         await self._stream.send(encode(tokens))
         self._sending = False
         self._stir()
+
+    def _cut(self) -> Tokens:
+        """Take what one frame may hold out of what was gathered.
+
+        Text over its cap, of very long tokens, is spread over frames of a token each: only the last
+        frame of an answer may come without any.
+        """
+        text = "".join(self._texts)
+        head = text.encode()[:FRAME_TEXT_CAP].decode(errors="ignore")
+        rest = text[len(head) :]
+        count = 1 if rest else len(self._ids)
+        tokens = Tokens(self._position, tuple(self._ids[:count]), head)
+        del self._ids[:count]
+        self._texts = [rest] if rest else []
+        return tokens
 
     def _is_full(self) -> bool:
         return len(self._ids) >= _HELD_IDS or self._chars >= _HELD_CHARS
