@@ -32,6 +32,8 @@ COUNTED = (
     "chat_template.jinja",
 )
 """Besides the weights: every file that can change an answer."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""One of these turns text into tokens."""
 CONFIG_CAP = 4 * 1024 * 1024
 """Bytes of a JSON file that describes a model; real ones have a few thousand."""
 
@@ -52,6 +54,11 @@ def check_model(directory: Path) -> None:
         raise ModelInvalid(f"config.json in {directory} names no model_type")
     if not any(directory.glob(WEIGHTS)):
         _refuse_weightless(directory)
+    if not any((directory / name).is_file() for name in TOKENIZERS):
+        raise ModelMissing(
+            f"there is no tokenizer in {directory}: none of {', '.join(TOKENIZERS)}",
+            do="copy the tokenizer's files from where the model came from",
+        )
 
 
 def _refuse_weightless(directory: Path) -> None:

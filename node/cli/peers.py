@@ -32,11 +32,15 @@ def peers(context: typer.Context, json: Json = False) -> None:
     """List connected peers and their models, the longest connected first."""
     if context.invoked_subcommand is not None:
         return
-    found = get(session(context).load().config, "/node/status")["peers"]
+    config = session(context).load().config
+    found = get(config, "/node/status")["peers"]
     if json:
         show_json(found)
     elif found:
         show(table(HEAD, [_row(peer) for peer in found]))
+    elif config.p2p.bootstrap:
+        show(f"No peer is connected, not even of p2p.bootstrap ({config.p2p.bootstrap[0]}).")
+        show("The node goes on trying; `r3mes logs` says why it fails.")
     else:
         show("No peer is connected. Name some as p2p.bootstrap in the configuration.")
 

@@ -88,6 +88,7 @@ def test_models_that_cannot_be_loaded_are_named_and_the_node_serves_the_others(
     own_code = {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
     (foreign / "config.json").write_text(json.dumps(own_code))
     (foreign / "model.safetensors").write_bytes(b"")
+    (foreign / "tokenizer.json").write_text("{}")
     models = [
         {"id": str(tmp_path / "nowhere"), "name": "missing"},
         {"id": str(pickled), "name": "pickled"},

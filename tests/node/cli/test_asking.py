@@ -20,6 +20,7 @@ from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
 from r3mes.node.running import Running, remove_running, write_running
 from tests.node.cli.conftest import Ran
+from tests.node.conftest import STATUS
 
 if TYPE_CHECKING:
     from r3mes.node.http.ports import ModelEntry
@@ -42,6 +43,16 @@ def ask(cli: Cli, api: Api) -> Ask:
         return await trio.to_thread.run_sync(partial(cli, *words, stdin=stdin))
 
     return ask
+
+
+async def test_no_peers(ask: Ask, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATUS, "peers", [])
+    assert "Name some as p2p.bootstrap" in (await ask("peers")).out
+    other = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+    monkeypatch.setenv("R3MES_P2P__BOOTSTRAP", other)
+    out = (await ask("peers")).out
+    assert other in out
+    assert "Name some" not in out
 
 
 async def test_status(ask: Ask, api: Api) -> None:

@@ -1,0 +1,20 @@
+"""What is said about a directory that holds half a model, before a worker is started for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from r3mes.actors.inference.files import check_model
+from r3mes.errors import ModelMissing
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelMissing, match=r"no tokenizer in .*tokenizer\.json") as caught:
+        check_model(tmp_path)
+    assert "copy the tokenizer's files" in str(caught.value.do)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    check_model(tmp_path)
