@@ -13,6 +13,10 @@ KEYS = {
     "reject_audience_per_s attacks attacks_refused",
     "p2p": "ttft_local_p50_ms ttft_routed_p50_ms extra_p50_ms extra_total_ratio loop_lag_p99_ms "
     "churned churned_ok silent_sockets honest_dials honest_ok window_abuse_rss_mb pubsub_crashes",
+    "http": "extra_ttft_p50_ms extra_total_ratio idle_streams idle_streams_mb status_command_s "
+    "help_command_s",
+    "faults": "disk_full_not_ready_s disk_full_recovered_s lock_stall_ms overload_goodput_ratio "
+    "overload_p99_ms shed_p99_ms drains drained_whole worker_stopped_restart_s acked_lost",
 }
 
 last = sys.stdin.read().splitlines()[-1]

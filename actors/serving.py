@@ -39,6 +39,7 @@ from r3mes.errors import (
     ModelNotFound,
     PriceExceeded,
     R3mesError,
+    StoreError,
 )
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import Hello, ModelOffer, Request, ServerCall
@@ -179,13 +180,23 @@ class Serving:
         accepted = _Accepted(verified, call.peer, offer, job, watched)
         # Before the job is taken: under overload the store must not pay for refusals.
         self._engine.check_room(offer.name, accepted.deadline_s)
+        await self._open(verified, call)
+        try:
+            await self._write(accepted, call)
+        except BaseException:
+            await self._drop(verified)
+            raise
+
+    async def _open(self, verified: VerifiedRequest, call: ServerCall) -> None:
+        header = verified.header
         try:
             await self._ledger.open_job(header.sub, header.idem, verified.hash)
-            await self._write(accepted, call)
         except AlreadyAnswered as error:
             call.refusal_receipt = _bytes_of(error.receipt)
             raise
-        except BaseException:  # of `open_job` also: what timed out may have been taken
+        except StoreError:  # nothing was written: dropping would only wait for the store once more
+            raise
+        except BaseException:  # what timed out may have been taken
             await self._drop(verified)
             raise
 

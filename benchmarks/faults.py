@@ -26,9 +26,9 @@ def main() -> None:
     quick: bool = arguments(__doc__ or "").quick
     steps: list[tuple[str, Callable[[Path], Figures]]] = [
         ("disk full", disk_full),
-        ("foreign lock", lambda folder: foreign_lock(folder, hold_s=3 if quick else 8)),
-        ("overload", lambda folder: overload(folder, seconds=8 if quick else 60)),
-        ("drain", lambda folder: drains(folder, count=2 if quick else 20)),
+        ("foreign lock", lambda folder: foreign_lock(folder, hold_s=2 if quick else 8)),
+        ("overload", lambda folder: overload(folder, seconds=5 if quick else 60)),
+        ("drain", lambda folder: drains(folder, count=1 if quick else 20)),
         ("worker stopped", worker_stopped),
     ]
     figures: Figures = {}

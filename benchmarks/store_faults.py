@@ -89,12 +89,16 @@ def _until(node: Daemon, *, ready: bool) -> float:
     return time.perf_counter() - begun
 
 
+IDLE_S = 6.0
+"""Long enough for what a node does once, some seconds after its start."""
+
+
 def foreign_lock(folder: Path, *, hold_s: float) -> dict[str, Any]:
     """How long the event loop stood still, callers waited, and the node needed afterwards."""
     node = Daemon(folder, models=[{"id": "builtin"}]).start().wait_for_model("builtin")
     receipts = [receipt_id(ask(node).json()) for _ in range(5)]
     idle = Prober(node)
-    time.sleep(hold_s / 2)
+    time.sleep(IDLE_S)
     idle_ms = idle.stop()
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")

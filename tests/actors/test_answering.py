@@ -542,6 +542,24 @@ async def test_a_job_taken_by_a_write_that_timed_out_may_come_again(
     assert len(world.bob.engine.jobs) == 1
 
 
+async def test_a_job_that_the_store_refused_is_not_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[bytes] = []
+
+    async def busy(sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        raise StoreBusy("locked")
+
+    async def drop(sub: Address, idem: bytes, request_hash: RequestHash) -> None:
+        dropped.append(idem)
+
+    monkeypatch.setattr(world.bob.ledger, "open_job", busy)
+    monkeypatch.setattr(world.bob.ledger, "drop_job", drop)
+    with pytest.raises(NetworkError, match="store_busy"):
+        await ask_again(world)
+    assert dropped == []
+
+
 async def test_a_store_that_fails_twice_does_not_hide_what_failed_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
