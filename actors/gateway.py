@@ -32,6 +32,7 @@ from r3mes.actors.requests.envelope import SignedRequest, sign_request
 from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, countersign, verify_result
+from r3mes.actors.tracing import NO_TRACER, Tracer, first_part, part, traceparent
 from r3mes.chain.keys.signing import Signer
 from r3mes.errors import (
     ContextLengthExceeded,
@@ -191,6 +192,7 @@ class Gateway:
         doorway: counts the answers in flight and is closed when the node drains.
         active: lists them, and lets one be cancelled.
         tell: told what happens to requests.
+        tracer: keeps traces of them.
     """
 
     def __init__(
@@ -207,8 +209,9 @@ class Gateway:
         doorway: Doorway,
         active: Active,
         tell: Observer = unobserved,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._active, self._tell = active, tell
+        self._active, self._tell, self._tracer = active, tell, tracer
         self._own, self._connect, self._routes = own, connect, routes
         self._wallet, self._ledger, self._chain_id = wallet, ledger, chain_id
         self.max_price, self._now_ms, self._doorway = max_price, now_ms, doorway
@@ -245,6 +248,7 @@ class Gateway:
             R3mesError: what the serving node refused the request with.
         """
         with (
+            first_part(self._tracer, "r3mes.request", "server", or_part=True),
             Watched(self._tell, "api", request.model) as watched,
             self._doorway.enter(),
             self._active.enter(watched, request.request_id, request.key_id),
@@ -276,11 +280,14 @@ class Gateway:
         raise self._nobody(request.model, failures)
 
     async def _candidates(self, model: str) -> Sequence[Candidate]:
-        try:
-            return await self._routes.candidates(model)
-        except ModelNotFound:
-            self._tell(Routed("none"))
-            raise
+        with part("r3mes.route") as span:
+            try:
+                found = await self._routes.candidates(model)
+            except ModelNotFound:
+                self._tell(Routed("none"))
+                raise
+            span.note({"r3mes.candidates": len(found)})
+            return found
 
     def _nobody(self, model: str, failures: Sequence[tuple[PeerId, R3mesError]]) -> R3mesError:
         errors, last = [error for _, error in failures], failures[-1][1]
@@ -299,6 +306,8 @@ class Gateway:
     ) -> Answer:
         """Bring ``request`` to one candidate, until it has accepted it."""
         started = trio.current_time()
+        span = stack.enter_context(part("r3mes.p2p", "client"))
+        span.note({"r3mes.peer": candidate.peer, "r3mes.route": self.route(candidate.peer)})
         stream = await stack.enter_async_context(self._connect(candidate.peer))
         call = await stack.enter_async_context(ClientCall(stream, own=candidate.peer == self._own))
         hello = await call.hello()
@@ -306,7 +315,7 @@ class Gateway:
         candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))
         signed = self._sign(candidate, hello.epoch, request)
         answer = Answer(self, call, candidate, signed, watched)
-        accepted = await call.request(answer.signed.wire)
+        accepted = await call.request(answer.signed.wire, trace=traceparent())
         if len(accepted.prompt_ids) >= candidate.offer.context:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
         answer.prompt_ids, answer.key_id = tuple(accepted.prompt_ids), request.key_id
@@ -346,6 +355,10 @@ class Gateway:
             WireError: the end does not fit what came before it.
             EnvelopeRefused: the signature does not hold, or another wallet's.
         """
+        with part("r3mes.settle"):
+            await self._settle(answer)
+
+    async def _settle(self, answer: Answer) -> None:
         signed, done = answer.signed, await answer.call.done()
         result = verify_result(done.result, done.signature, wallet=answer.candidate.wallet)
         self._check(answer, result)

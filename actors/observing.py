@@ -14,6 +14,7 @@ from typing import Literal, Self, TypeAlias
 import trio
 
 from r3mes.actors.kernel.failure import real_error
+from r3mes.actors.tracing import Fact, note
 from r3mes.errors import R3mesError, Refused, RequestCancelled
 
 Source: TypeAlias = Literal["api", "peer", "local"]
@@ -142,19 +143,35 @@ class Watched:
         traceback: TracebackType | None,
     ) -> None:
         outcome, code = _outcome(error, self.finish)
-        self._tell(
-            Ended(
-                source=self.source,
-                model=self.model,
-                outcome=outcome,
-                code=code,
-                finish=self.finish,
-                seconds=trio.current_time() - self._began,
-                first_token_s=self._first_token_s,
-                prompt_tokens=self.prompt_tokens,
-                completion_tokens=self.completion_tokens,
-            )
+        ended = Ended(
+            source=self.source,
+            model=self.model,
+            outcome=outcome,
+            code=code,
+            finish=self.finish,
+            seconds=trio.current_time() - self._began,
+            first_token_s=self._first_token_s,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
         )
+        self._tell(ended)
+        note(_facts(ended))
+
+
+def _facts(ended: Ended) -> dict[str, Fact]:
+    """For the trace; names that begin with ``gen_ai`` are OpenTelemetry's."""
+    facts: dict[str, Fact] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": ended.model,
+        "gen_ai.usage.input_tokens": ended.prompt_tokens,
+        "gen_ai.usage.output_tokens": ended.completion_tokens,
+        "r3mes.source": ended.source,
+        "r3mes.outcome": ended.outcome,
+        "r3mes.finish": ended.finish,
+    }
+    if ended.first_token_s is not None:
+        facts["r3mes.first_token_s"] = ended.first_token_s
+    return facts
 
 
 def _outcome(error: BaseException | None, finish: str) -> tuple[Outcome, str]:

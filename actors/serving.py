@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from r3mes.actors.requests.envelope import RequestVerifier, VerifiedRequest
 from r3mes.actors.requests.job import InferJob
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, sign_result, verify_countersignature
+from r3mes.actors.tracing import NO_TRACER, Tracer, caller, first_part, part
 from r3mes.chain.keys.signing import Signer
 from r3mes.errors import (
     AlreadyAnswered,
@@ -125,6 +126,7 @@ class Serving:
         doorway: counts the answers in flight and is closed when the node drains.
         active: lists them.
         tell: told what happens to requests.
+        tracer: keeps traces of them.
     """
 
     def __init__(
@@ -140,8 +142,9 @@ class Serving:
         doorway: Doorway,
         active: Active,
         tell: Observer = unobserved,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._own, self._active, self._tell = own, active, tell
+        self._own, self._active, self._tell, self._tracer = own, active, tell, tracer
         self._hello, self._verifier, self._engine = hello, verifier, engine
         self._ledger, self._wallet, self._now_ms = ledger, wallet, now_ms
         self._doorway = doorway
@@ -152,7 +155,9 @@ class Serving:
     async def answer(self, request: Request, call: ServerCall) -> None:
         """Serve one request; what it raises is told to the peer."""
         source: Source = "local" if call.peer == self._own else "peer"
+        asked_in = caller(request.trace, trusted=source == "local")
         with (
+            first_part(self._tracer, "r3mes.serve", "server", caller=asked_in),
             Watched(self._tell, source) as watched,
             self._doorway.enter(),
             self._active.enter(watched),
@@ -219,15 +224,19 @@ class Serving:
         header, offer = accepted.request.header, accepted.offer
         # A cap of the whole context means: as much as fits beside the prompt.
         cap = None if header.max_tokens >= offer.context else header.max_tokens
-        async with self._engine.generate(
-            offer.name, accepted.job, max_tokens=cap, deadline_s=accepted.deadline_s
-        ) as generation:
+        async with AsyncExitStack() as stack:
+            writing = self._engine.generate(
+                offer.name, accepted.job, max_tokens=cap, deadline_s=accepted.deadline_s
+            )
+            with part("r3mes.queue"):
+                generation = await stack.enter_async_context(writing)
             self._tell(Queued(offer.name, generation.queue_s))
             self._check_price(accepted, len(generation.prompt_ids))
             accepted.watched.prompt_tokens = len(generation.prompt_ids)
             await call.accept(generation.prompt_ids)
             await self._relay(accepted, generation, call)
-        await self._close(accepted, generation, call)
+        with part("r3mes.settle"):
+            await self._close(accepted, generation, call)
 
     def _check_price(self, accepted: _Accepted, prompt_tokens: int) -> None:
         header, offer = accepted.request.header, accepted.offer
@@ -241,9 +250,14 @@ class Serving:
     async def _relay(self, accepted: _Accepted, generation: Generation, call: ServerCall) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_when_cancelled, generation, call)
-            async for chunk in generation:
-                accepted.watched.wrote(len(chunk.ids))
-                await call.tokens(chunk.ids, chunk.text)
+            chunks = aiter(generation)
+            with part("r3mes.prefill"):
+                chunk = await anext(chunks, None)
+            with part("r3mes.decode"):
+                while chunk is not None:
+                    accepted.watched.wrote(len(chunk.ids))
+                    await call.tokens(chunk.ids, chunk.text)
+                    chunk = await anext(chunks, None)
             nursery.cancel_scope.cancel()
         accepted.watched.finish = generation.finish_reason
 
