@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from r3mes.config.schema import MODELS_CAP, NAME, Config, Model
 from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
+
+OTEL_LIBRARIES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+"""What the extra `otel` installs; looked for, not imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,11 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
             f"{origins['api.listen']}: api.listen is {config.api.listen!r}, which others can "
             "reach, and API keys would travel unencrypted",
             do="listen on 127.0.0.1 behind a proxy with TLS, or set api.insecure = true",
+        )
+    if config.otel.endpoint and not all(map(find_spec, OTEL_LIBRARIES)):
+        raise ConfigError(
+            f"{origins['otel.endpoint']}: otel.endpoint needs OpenTelemetry, which is missing",
+            do="install it (pip install 'r3mes[otel]'), or leave the key out",
         )
     _check_models(config, origins.get("models", "default"))
 

@@ -230,6 +230,20 @@ class Metrics(Layer, frozen=True):
     ] = "127.0.0.1:7332"  # fmt: skip
 
 
+class Otel(Layer, frozen=True):
+    """Traces by OpenTelemetry, if a collector is named; see `docs/tracing.md`."""
+
+    endpoint: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?$")] | None,
+        key("Where a collector takes traces by OTLP over HTTP; no traces if not set.",
+            "the whole URL, such as http://127.0.0.1:4318/v1/traces, without a password"),
+    ] = None  # fmt: skip
+    ratio: Annotated[
+        float,
+        key("Which part of the requests is traced; callers may ask for others.", ge=0, le=1),
+    ] = 1.0
+
+
 class Config(Layer, frozen=True):
     """The whole configuration."""
 
@@ -242,3 +256,4 @@ class Config(Layer, frozen=True):
     wallet: Wallet = msgspec.field(default_factory=Wallet)
     log: Log = msgspec.field(default_factory=Log)
     metrics: Metrics = msgspec.field(default_factory=Metrics)
+    otel: Otel = msgspec.field(default_factory=Otel)

@@ -9,6 +9,7 @@ import gc
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from random import Random
 
 import trio
@@ -34,8 +35,9 @@ from r3mes.actors.router import Message as RouterMessage
 from r3mes.actors.router import Router, RouterClient
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
+from r3mes.actors.tracing import NO_TRACER, Tracer
 from r3mes.config.load import served_name
-from r3mes.config.schema import Config
+from r3mes.config.schema import Config, Otel
 from r3mes.errors import (
     DataDirLocked,
     NotReady,
@@ -117,12 +119,19 @@ class Node:
         key: the node's identity between nodes.
         vault: signs requests, answers and receipts, once it is open.
         on_ready: called each time the whole tree is up.
+        tracer: keeps traces of requests.
     """
 
     def __init__(
-        self, reload: Reload, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
+        self,
+        reload: Reload,
+        key: NodeKey,
+        vault: Vault,
+        on_ready: Callable[[Running], None],
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         config = reload.config
+        self._tracer = tracer
         self._config, self.reload = config, reload
         self.vault, self._on_ready = vault, on_ready
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
@@ -262,6 +271,7 @@ class Node:
             doorway=self._peers_door,
             active=self.active,
             tell=self._observe,
+            tracer=self._tracer,
         )
 
     def _rpc(self) -> Dispatcher:
@@ -321,6 +331,7 @@ class Node:
             doorway=self._api_door,
             active=self.active,
             tell=self._observe,
+            tracer=self._tracer,
         )
 
     def _api(self) -> HttpChild:
@@ -336,6 +347,7 @@ class Node:
             rates=self._rates,
             key_file=api.key_file,
             heard=self._counting.answered,
+            tracer=self._tracer,
         )
         return HttpChild(
             app,
@@ -369,6 +381,7 @@ class Node:
             rpc=self.rpc,
             stopping=self._doors.stopped,
             max_body_bytes=self._config.api.max_body_bytes,
+            tracer=self._tracer,
         )
         path = self._config.api.admin_socket or self._config.node.datadir / ADMIN_SOCKET
         return HttpChild(app, listen=f"unix:{path.absolute()}", drain_seconds=ADMIN_DRAIN_S)
@@ -481,6 +494,14 @@ def _set_up_log(config: Config) -> None:
     logs.set_up(config.log)
 
 
+def _tracing(otel: Otel, own: PeerId) -> AbstractAsyncContextManager[Tracer]:
+    if otel.endpoint is None:
+        return nullcontext(NO_TRACER)
+    from r3mes.node.otel import tracing  # here: the library is there only for those who trace
+
+    return tracing(otel, otel.endpoint, own)
+
+
 def run_node(
     reload: Reload, key: NodeKey, vault: Vault, on_ready: Callable[[Running], None]
 ) -> int:
@@ -494,10 +515,11 @@ def run_node(
     """
 
     async def main() -> int:
-        node = Node(reload, key, vault, on_ready)
-        handles = lifecycle.Handles(node.state.line, node.heartbeat, reload.reload, node.stop)
-        return await lifecycle.serve(
-            node.root, drain_timeout=reload.config.limits.drain_seconds, handles=handles
-        )
+        async with _tracing(reload.config.otel, key.peer_id) as tracer:
+            node = Node(reload, key, vault, on_ready, tracer)
+            handles = lifecycle.Handles(node.state.line, node.heartbeat, reload.reload, node.stop)
+            return await lifecycle.serve(
+                node.root, drain_timeout=reload.config.limits.drain_seconds, handles=handles
+            )
 
     return lifecycle.run(main)

@@ -11,9 +11,11 @@ import trio
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from r3mes.actors.tracing import NO_TRACER, Tracer
 from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
 from r3mes.node.http.asgi import refusal
 from r3mes.node.http.auth import Admin, Auth, needs
@@ -27,11 +29,20 @@ from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
 from r3mes.node.http.rates import Rates
+from r3mes.node.http.traced import Traced
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.routes import rpc_routes
 from r3mes.node.rpc.sessions import Sessions
 
 MAX_BODY_BYTES = 1024 * 1024 - 4096
+
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+"""FastAPI's own, which variables of the environment could turn on, tells what callers sent."""
 
 open_routes = APIRouter()
 read_routes = APIRouter(dependencies=[Depends(needs("r"))], responses=REFUSALS)
@@ -51,11 +62,12 @@ def build_app(
     allowed: Allowed | None = None,
     heard: Heard = unheard,
     stopping: trio.Event | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
     app = build_routes(gateway, state, rpc, stopping)
     allowed = allowed or Allowed()
-    limited = BodyLimit(app, max_body_bytes)
+    limited = Traced(BodyLimit(app, max_body_bytes), tracer)
     ours = Origins(limited, allowed)
     known = Auth(ours, keyring, rates, key_file=key_file)
     routes = [route for router in ROUTERS for route in router.routes]
@@ -69,10 +81,11 @@ def build_admin_app(
     rpc: Dispatcher,
     max_body_bytes: int = MAX_BODY_BYTES,
     stopping: trio.Event | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> ASGIApp:
     """The same routes for the admin socket: whoever may open it may do everything."""
     limited = BodyLimit(build_routes(gateway, state, rpc, stopping), max_body_bytes)
-    return RequestId(Admin(limited))
+    return RequestId(Admin(Traced(limited, tracer)))
 
 
 def build_routes(
@@ -82,7 +95,9 @@ def build_routes(
 
     ``stopping`` is set when the node stops, which ends what would last for ever.
     """
-    app = FastAPI(title="R3MES node", version=version("r3mes"), openapi_url=None)
+    app = FastAPI(
+        title="R3MES node", version=version("r3mes"), openapi_url=None, telemetry=NO_TELEMETRY
+    )
     app.state.gateway, app.state.node, app.state.rpc = gateway, state, rpc
     app.state.sessions = Sessions(rpc, trio.Event() if stopping is None else stopping)
     for router in ROUTERS:

@@ -43,7 +43,8 @@ def as_json(line: Line) -> str:
         "logger": line.logger,
         "message": line.message,
     }
-    return msgspec.json.encode(entry | ({"trace": line.trace} if line.trace else {})).decode()
+    more = {"trace": line.trace, "trace_id": line.trace_id}
+    return msgspec.json.encode(entry | {key: text for key, text in more.items() if text}).decode()
 
 
 def _for_journal(inner: Format) -> Format:

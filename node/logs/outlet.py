@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
+from r3mes.actors.tracing import trace_id
 from r3mes.node.logs.lines import Format, level_of, trace_of
 from r3mes.node.logs.masking import masked
 from r3mes.node.logs.repeats import Repeats
@@ -90,5 +91,6 @@ class Outlet(logging.Handler):
             record.name,
             masked(message) + more,
             masked(trace_of(record)),
+            trace_id=trace_id(),
         )
         self._stderr.write(self._form(line))

@@ -27,6 +27,7 @@ class Line(msgspec.Struct, frozen=True):
         at_ms: wall clock, unix milliseconds.
         level: ``debug``, ``info``, ``warning`` or ``error`` (``critical`` counts as error).
         trace: the traceback, empty if there is none.
+        trace_id: of the request that it belongs to, if that is traced; 32 hex digits.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Line(msgspec.Struct, frozen=True):
     logger: str
     message: str
     trace: str = ""
+    trace_id: str = ""
 
 
 class Ring:
@@ -50,12 +52,21 @@ class Ring:
         self._lock = Lock()
         self._waiting: list[tuple[trio.lowlevel.TrioToken, trio.Event]] = []
 
-    def add(self, at_ms: int, level: str, logger: str, message: str, trace: str = "") -> Line:
+    def add(
+        self,
+        at_ms: int,
+        level: str,
+        logger: str,
+        message: str,
+        trace: str = "",
+        *,
+        trace_id: str = "",
+    ) -> Line:
         """Keep a line; wakes those who wait for one."""
         with self._lock:
             self._last += 1
             cut = message[:CHARS], trace[-CHARS:]
-            line = Line(self._last, at_ms, level, logger, *cut)
+            line = Line(self._last, at_ms, level, logger, *cut, trace_id)
             self._lines.append(line)
             waiting, self._waiting = self._waiting, []
         for token, event in waiting:

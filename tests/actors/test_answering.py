@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from r3mes.actors.active import Active
 from r3mes.actors.candidates import Candidate
@@ -50,6 +54,7 @@ from r3mes.errors import (
     WireError,
 )
 from r3mes.ids import Address, ModelHash, PeerId, RequestHash
+from r3mes.node.otel import OtelTracer, provider
 from r3mes.p2p.identity import NodeKey
 from r3mes.p2p.protocols.infer import INFER, ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
@@ -119,6 +124,7 @@ class Server:
     """A serving node without a network."""
 
     def __init__(self, store: Store, now_ms: Callable[[], int]) -> None:
+        self.spans = InMemorySpanExporter()
         self.key, self.wallet, self.engine = NodeKey(b"s" * 32), Wallet.create(), ScriptedEngine()
         self.peer, self.epoch = self.key.peer_id, b"epoch-01"
         self.offers: tuple[ModelOffer, ...] = (OFFER,)
@@ -143,6 +149,7 @@ class Server:
             doorway=self.doorway,
             active=self.active,
             tell=self.told.append,
+            tracer=tracer(self.spans, self.peer),
         )
 
     def hello(self) -> Hello:
@@ -203,6 +210,7 @@ class World:
         self.ledger = Ledger(alice, now_ms=self.now_ms)
         self.doorway, self.told = Doorway("requests"), list[Event]()
         self.active = Active()
+        self.spans = InMemorySpanExporter()
         self.gateway = self.make_gateway()
 
     def now_ms(self) -> int:
@@ -223,7 +231,12 @@ class World:
             doorway=self.doorway,
             active=self.active,
             tell=self.told.append,
+            tracer=tracer(self.spans, own),
         )
+
+
+def tracer(spans: InMemorySpanExporter, own: PeerId) -> OtelTracer:
+    return OtelTracer(provider(SimpleSpanProcessor(spans), own), 1.0, Random(1))  # noqa: S311
 
 
 @pytest.fixture
@@ -639,3 +652,92 @@ async def test_refusals_failures_and_leavers_are_told(world: World) -> None:
         async with world.make_gateway(clock_ms=600_000).complete(request()):
             pass
     assert EnvelopeRefusal("clock") in world.bob.told
+
+
+def tree(world: World) -> list[tuple[str, str]]:
+    """Every span of both nodes under the name of its parent, in the order of their beginning."""
+    spans = [*world.spans.get_finished_spans(), *world.bob.spans.get_finished_spans()]
+    names = {span.context.span_id: span.name for span in spans}
+    spans.sort(key=lambda span: span.start_time or 0)
+    parents = [span.parent and span.parent.span_id for span in spans]
+    return [
+        (span.name, names[parent] if parent else "")
+        for span, parent in zip(spans, parents, strict=True)
+    ]
+
+
+def spans_of(world: World) -> dict[str, ReadableSpan]:
+    spans = [*world.spans.get_finished_spans(), *world.bob.spans.get_finished_spans()]
+    return {span.name: span for span in spans}
+
+
+async def test_an_answer_is_one_trace_over_both_nodes(world: World) -> None:
+    async with world.gateway.complete(request(max_tokens=9)) as answer:
+        assert [delta async for delta in answer]
+    await world.bob.doorway_empty()
+    assert sorted(tree(world)) == [
+        ("r3mes.decode", "r3mes.serve"),
+        ("r3mes.p2p", "r3mes.request"),
+        ("r3mes.prefill", "r3mes.serve"),
+        ("r3mes.queue", "r3mes.serve"),
+        ("r3mes.request", ""),
+        ("r3mes.route", "r3mes.request"),
+        ("r3mes.serve", "r3mes.p2p"),
+        ("r3mes.settle", "r3mes.p2p"),
+        ("r3mes.settle", "r3mes.serve"),
+    ]
+    spans = spans_of(world)
+    assert len({span.context.trace_id for span in spans.values()}) == 1
+    assert dict(spans["r3mes.serve"].attributes or {}) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "tiny",
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.output_tokens": 4,
+        "r3mes.source": "peer",
+        "r3mes.outcome": "ok",
+        "r3mes.finish": "stop",
+        "r3mes.first_token_s": (spans["r3mes.serve"].attributes or {})["r3mes.first_token_s"],
+    }
+    assert dict(spans["r3mes.p2p"].attributes or {}) == {
+        "r3mes.peer": world.bob.peer,
+        "r3mes.route": "peer",
+    }
+    assert all(span.status.is_unset for span in spans.values())
+
+
+async def test_a_trace_shows_who_was_asked_in_vain_and_why(world: World) -> None:
+    world.net.found.insert(0, Candidate(PeerId("gone"), world.wallet.address, OFFER))
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    first, second = [span for span in world.spans.get_finished_spans() if span.name == "r3mes.p2p"]
+    facts = first.attributes or {}
+    assert (facts["r3mes.peer"], facts["error.type"]) == ("gone", "peer_unreachable")
+    assert (first.status.description, list(first.events)) == ("peer_unreachable", [])
+    assert second.status.is_unset
+
+
+async def test_a_trace_of_a_request_that_is_refused(world: World) -> None:
+    world.bob.engine.refusal = ContextLengthExceeded("the prompt has 99 tokens")
+    with pytest.raises(ContextLengthExceeded):
+        async with world.gateway.complete(request()):
+            pass
+    await world.bob.doorway_empty()
+    spans = spans_of(world)
+    for name in ("r3mes.request", "r3mes.p2p", "r3mes.serve", "r3mes.queue"):
+        assert (spans[name].attributes or {})["error.type"] == "context_length_exceeded"
+    assert "99 tokens" not in "".join(span.to_json() for span in spans.values())
+
+
+async def test_every_part_ends_when_the_application_leaves(world: World) -> None:
+    world.bob.engine.then = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with world.gateway.complete(request()) as answer:
+            async for _delta in answer:
+                scope.cancel()
+    await world.bob.doorway_empty()
+    spans = spans_of(world)
+    assert (spans["r3mes.request"].attributes or {})["r3mes.outcome"] == "cancelled"
+    assert spans.keys() == {
+        f"r3mes.{name}"
+        for name in ("request", "route", "p2p", "settle", "serve", "queue", "prefill", "decode")
+    }

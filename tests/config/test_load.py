@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from r3mes.config.load import Loaded, load, served_name
+from r3mes.config.load import OTEL_LIBRARIES, Loaded, load, served_name
 from r3mes.config.reference import PAGE, config_page
 from r3mes.errors import ConfigError, InsecureFile
 
@@ -181,3 +181,31 @@ def test_reading_is_fast(write: Write) -> None:
     started = time.process_time()
     write('[api]\nlisten = "127.0.0.1:1"')
     assert time.process_time() - started < 0.1
+
+
+COLLECTOR = "http://127.0.0.1:4318/v1/traces"
+
+
+def test_traces_are_off_until_a_collector_is_named(write: Write) -> None:
+    assert write("").config.otel.endpoint is None
+    assert write(f'[otel]\nendpoint = "{COLLECTOR}"\n').config.otel.endpoint == COLLECTOR
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "localhost:4318", "grpc://x:4317", "http://user:secret@x/v1/traces", "http://"]
+)
+def test_a_collector_is_named_by_a_whole_url_without_a_password(
+    write: Write, endpoint: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"otel\.endpoint"):
+        write(f'[otel]\nendpoint = "{endpoint}"\n')
+
+
+@pytest.mark.parametrize("missing", OTEL_LIBRARIES)
+def test_a_collector_without_the_library_says_what_to_install(
+    write: Write, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert write("").config.otel.endpoint is None
+    with pytest.raises(ConfigError, match=r"config.toml:2: .*pip install 'r3mes\[otel\]'"):
+        write(f'[otel]\nendpoint = "{COLLECTOR}"\n')

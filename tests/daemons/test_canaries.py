@@ -23,10 +23,13 @@ from r3mes.config.load import load
 from r3mes.config.secrets import read_secret
 from r3mes.node.vault import Vault
 from r3mes.p2p.identity import NodeKey
+from tests.daemons.collector import Collector, collecting
 
 pytestmark = [pytest.mark.slow, pytest.mark.net]
 
 PROMPT = "canary prompt 5f1c0de9a7"
+TRACE = "the last request"
+"""16 bytes, as an id is."""
 KEEPERS = {"api-key", "keys/node.key", "wallets/default.passphrase", "admin.key"}
 """The files that hold a secret, readable by their owner alone; the wallet itself is encrypted."""
 READS = ("node_info", "node_status", "node_health", "node_tasks", "net_peers", "net_bans",
@@ -52,6 +55,8 @@ class Node:
     daemon: Daemon
     told: Told
     secrets: dict[str, bytes]
+    traces: int = 0
+    """Spans that it sent."""
 
     @property
     def api_key(self) -> str:
@@ -111,11 +116,16 @@ def _no_answers(answer: httpx.Response) -> str:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node that went through all of it, and stopped."""
-    folder = tmp_path_factory.mktemp("canaries") / "node"
+    with collecting() as collector:
+        yield from _whole_life(tmp_path_factory.mktemp("canaries") / "node", collector)
+
+
+def _whole_life(folder: Path, collector: Collector) -> Iterator[Node]:
     daemon = Daemon(folder)
     daemon.configure(
         models=[{"id": "builtin"}],
         log={"level": "debug"},
+        otel={"endpoint": collector.url},
         limits={"auth_failures_per_address": 100},
     )
     daemon.command(
@@ -132,6 +142,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
                 made.told.add(f"{name} of {pid}", Path(f"/proc/{pid}/{name}").read_text())
         for step in STEPS:
             step(made)
+        last = TRACE.encode().hex()
+        made.post({"model": "builtin", "messages": [{"role": "user", "content": PROMPT}]},
+                  traceparent=f"00-{last}-{'1' * 16}-01")  # fmt: skip
+        wait(lambda: any(s.trace_id == TRACE.encode() for _, s in collector.spans()) or None,
+             "the traces")  # fmt: skip
+        made.traces = len(collector.spans())
+        for body in collector.bodies:
+            made.told.add("trace", body.decode("latin-1"))
         yield made
     finally:
         daemon.end()
@@ -253,6 +271,7 @@ def found(secrets: dict[str, bytes], data: bytes) -> list[str]:
 
 def test_nothing_that_the_node_told_has_a_secret(node: Node) -> None:
     assert len(node.told.texts) > 60
+    assert node.traces > 20
     bad = {where: found(node.secrets, text.encode()) for where, text in node.told.texts.items()}
     assert {where: names for where, names in bad.items() if names} == {}
 

@@ -28,6 +28,7 @@ class LogLine:
         number: counts all lines since the start from 1.
         at_ms: unix milliseconds.
         trace: the traceback; empty if there is none.
+        trace_id: of the request that it belongs to, if that is traced; else empty.
     """
 
     number: int
@@ -36,6 +37,7 @@ class LogLine:
     logger: str
     message: str
     trace: str
+    trace_id: str
 
 
 class DiagMethods:
@@ -61,7 +63,15 @@ class DiagMethods:
         wanted = LEVELS[LEVELS.index(level) :]
         found = [line for line in self._ring.after(after) if line.level in wanted]
         return [
-            LogLine(one.number, one.at_ms, one.level, one.logger, one.message, one.trace)
+            LogLine(
+                one.number,
+                one.at_ms,
+                one.level,
+                one.logger,
+                one.message,
+                one.trace,
+                one.trace_id,
+            )
             for one in found[-lines:]
         ]
 

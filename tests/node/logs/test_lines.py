@@ -6,13 +6,19 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from random import Random
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from r3mes.actors.tracing import first_part
 from r3mes.config.schema import Log
 from r3mes.errors import PortInUse
+from r3mes.ids import PeerId
 from r3mes.node.logs import RECENT, set_up
 from r3mes.node.logs.lines import goes_to_journal
+from r3mes.node.otel import OtelTracer, provider
 
 KEY = "r3k_AbCdEf12_" + "x" * 43 + "_0aB9zZ"
 
@@ -48,6 +54,20 @@ def test_json_with_a_trace(capfd: pytest.CaptureFixture[str]) -> None:
     entry = json.loads(text)
     assert (entry["level"], entry["message"]) == ("error", "it broke")
     assert "ValueError: r3k_AbCdEf12_…" in entry["trace"]
+
+
+async def test_json_names_the_trace_of_the_request(capfd: pytest.CaptureFixture[str]) -> None:
+    set_up(Log(format="json"))
+    spans = provider(SimpleSpanProcessor(InMemorySpanExporter()), PeerId("own"))
+    tracer = OtelTracer(spans, 1.0, Random(1))  # noqa: S311
+    with first_part(tracer, "request", "server") as span:
+        logging.getLogger("r3mes.test").warning("in it")
+    logging.getLogger("r3mes.test").warning("outside")
+    inside, outside = map(json.loads, capfd.readouterr().err.splitlines())
+    assert inside["trace_id"] == span.trace_id
+    assert len(span.trace_id) == 32
+    assert "trace_id" not in outside
+    assert [line.trace_id for line in RECENT.after()[-2:]] == [span.trace_id, ""]
 
 
 def test_errors_of_ours_need_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
