@@ -87,6 +87,7 @@ def _identity(config: Config) -> tuple[NodeKey, Vault]:
 
     The wallet is opened, unless there is neither a passphrase nor anybody to ask for it.
     """
+    from r3mes.actors.store.datadir import locked
     from r3mes.node.vault import Vault
     from r3mes.p2p.identity import NodeKey
 
@@ -94,6 +95,8 @@ def _identity(config: Config) -> tuple[NodeKey, Vault]:
     key_file = config.node.datadir / "keys" / "node.key"
     if not (is_there(wallet_file) and is_there(key_file)):
         raise ConfigError(f"{config.node.datadir} holds no node yet", do="run `r3mes init`")
+    with locked(config.node.datadir):
+        pass  # a second node hears it before anything is asked or noted; the store locks for good
     secret = passphrase.stored(config)
     if secret is None and passphrase.is_terminal():
         secret = passphrase.existing(None)

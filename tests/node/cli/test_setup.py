@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from r3mes.actors.store import open_store
 from r3mes.node.cli import passphrase
@@ -92,8 +93,6 @@ def test_init_with_a_passphrase_file(cli: Cli, tmp_path: Path) -> None:
 async def test_init_beside_a_running_node_says_so(node: Cli) -> None:
     (node.datadir / "api-key").unlink()
     async with open_store(node.datadir):
-        import trio
-
         ran = await trio.to_thread.run_sync(node, "init")
     assert ran.code == 75
     assert "R3-STORE-006" in ran.err
@@ -224,6 +223,15 @@ def test_run_with_a_wrong_passphrase(node: Cli) -> None:
     ran = node("run")
     assert ran.code == 77
     assert ran.err.startswith("error R3-WALLET-002: ")
+
+
+async def test_a_second_run_is_refused_before_the_wallet_is_opened(node: Cli) -> None:
+    (node.datadir / "wallets" / "default.passphrase").write_text("wrong one\n")
+    before = files(node.datadir)
+    async with open_store(node.datadir):
+        ran = await trio.to_thread.run_sync(node, "run")
+    assert (ran.code, "R3-STORE-006" in ran.err) == (75, True)
+    assert files(node.datadir).get("audit.log") == before.get("audit.log")
 
 
 def test_run_beyond_loopback(node: Cli) -> None:
