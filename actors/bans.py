@@ -76,7 +76,9 @@ class Bans:
             NotFound: it is not banned.
         """
         if not self.holds(peer):
-            raise NotFound(f"{peer} is not banned", do="choose one of net_bans", param="peer_id")
+            raise NotFound(
+                f"{peer} is not banned", do="`r3mes peers bans` shows who is", param="peer_id"
+            )
         with trio.CancelScope(shield=True):
             await self._store.tx(partial(_lift, peer))
             self._known.pop(peer, None)

@@ -121,7 +121,8 @@ class Peers:
             NotFound: it is not connected.
         """
         if peer not in self._network.connected():
-            raise NotFound(f"no peer {peer[:64]!r} is connected", param="peer_id")
+            do = "choose one of `r3mes peers`"
+            raise NotFound(f"no peer {peer[:64]!r} is connected", do=do, param="peer_id")
         await self._network.disconnect(peer)
 
     async def ban(self, peer: PeerId, *, ttl_s: float | None, reason: str) -> Ban:

@@ -32,7 +32,7 @@ def models(context: typer.Context, json: Json = False) -> None:
     """List what can be asked for, with prices in uremes per million tokens."""
     if context.invoked_subcommand is not None:
         return
-    found = get(session(context).load().config, "/v1/models")["data"]
+    found = get(session(context).to_ask(), "/v1/models")["data"]
     if json:
         show_json(found)
     elif found:
@@ -44,7 +44,7 @@ def models(context: typer.Context, json: Json = False) -> None:
 @app.command(cls=Command)
 def ps(context: typer.Context, json: Json = False) -> None:
     """Show this node's models at work: state, device, memory, how busy."""
-    found = call(session(context).load().config, "model_ps")
+    found = call(session(context).to_ask(), "model_ps")
     if json:
         show_json(found)
     elif found:
@@ -56,7 +56,7 @@ def ps(context: typer.Context, json: Json = False) -> None:
 @app.command("show")
 def show_model(context: typer.Context, model: AnyModel, json: Json = False) -> None:
     """Show one model: what this node knows of it, and who offers it."""
-    found = call(session(context).load().config, "model_show", id=model)
+    found = call(session(context).to_ask(), "model_show", id=model)
     if json:
         show_json(found)
         return
@@ -70,7 +70,7 @@ def show_model(context: typer.Context, model: AnyModel, json: Json = False) -> N
 @app.command()
 def load(context: typer.Context, model: Model) -> None:
     """Load a model that was unloaded, or try again one that failed."""
-    found = call(session(context).load().config, "model_load", id=model)
+    found = call(session(context).to_ask(), "model_load", id=model)
     show(f"{found['id']}: {found['state']}   next: r3mes models ps")
 
 
@@ -83,7 +83,7 @@ def unload(
     ] = None,
 ) -> None:
     """Stop offering a model and free its memory."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     patience = config.limits.drain_seconds if deadline_s is None else deadline_s
     found = call(config, "model_unload", patience_s=patience, id=model, deadline_s=deadline_s)
     show(f"{found['id']}: {found['state']}   to have it back: r3mes models load {model}")
@@ -91,9 +91,16 @@ def unload(
 
 @app.command()
 def verify(context: typer.Context, model: Model, json: Json = False) -> None:
-    """Compare a loaded model with its files on disk."""
-    found = call(session(context).load().config, "model_verify", patience_s=3600.0, id=model)
-    show_json(found) if json else show("\n".join(f"{k}: {v}" for k, v in found.items()))
+    """Compare a loaded model with its files on disk; exit 1 if they differ."""
+    found = call(session(context).to_ask(), "model_verify", patience_s=3600.0, id=model)
+    if json:
+        show_json(found)
+    else:
+        what = "as loaded" if found["ok"] else f"not what was loaded ({found['expected'][:12]})"
+        show(f"{'ok' if found['ok'] else 'CHANGED'}  {found['id']}: {len(found['files'])} files in "
+             f"{found['directory']}, {what}   hash {found['found'][:12]}")  # fmt: skip
+    if not found["ok"]:
+        raise typer.Exit(1)
 
 
 def _row(model: Mapping[str, Any]) -> tuple[object, ...]:

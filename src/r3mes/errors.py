@@ -348,7 +348,8 @@ class WalletMissing(WalletError):
     """No keystore of this name."""
 
     kind = Kind("R3-WALLET-004", "wallet_missing", 404, -32025, 66,
-                "there is no such wallet", "run `r3mes init`")
+                "there is no such wallet",
+                "`r3mes wallet list` shows which there are, `r3mes init` makes the node's own")
 
 
 class MnemonicInvalid(WalletError):

@@ -106,7 +106,8 @@ class SmallCatalogue:
         return ModelState(model, state, None)
 
     async def verify(self, model: str) -> ModelVerified:
-        raise NotImplementedError
+        ok = self.state == "ready"
+        return ModelVerified(model, ok, "aa" * 32, ("aa" if ok else "bb") * 32, "/m", {"c": "dd"})
 
 
 def _nobody() -> Subject:
@@ -165,6 +166,15 @@ async def test_models_at_work(ask: Ask) -> None:
     assert json.loads((await ask("models", "ps", "--json")).out)[0]["state"] == "unloaded"
     assert (await ask("models", "load", "tiny")).out.startswith("tiny: loading")
     assert (await ask("models", "unload", "none")).code == 66
+
+
+async def test_verifying_a_model_says_by_its_status_what_came_of_it(ask: Ask) -> None:
+    same = await ask("models", "verify", "tiny")
+    assert (same.code, same.out.startswith("ok  tiny: 1 files in /m, as loaded")) == (0, True)
+    await ask("models", "unload", "tiny")
+    changed = await ask("models", "verify", "tiny")
+    assert (changed.code, changed.out.startswith("CHANGED  tiny: ")) == (1, True)
+    assert json.loads((await ask("models", "verify", "tiny", "--json")).out)["ok"] is False
 
 
 async def test_one_model(ask: Ask) -> None:
