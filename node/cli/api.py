@@ -132,6 +132,8 @@ def _exchange(
         connection.request(verb, path, body, headers)
         response = connection.getresponse()
         content = json.loads(response.read(MAX_BYTES))
+    except TimeoutError as error:
+        raise _silent(config, timeout) from error
     except (OSError, HTTPException, ValueError) as error:
         raise not_running(config) from error
     finally:
@@ -153,6 +155,17 @@ def _no_socket(config: Config) -> R3mesError:
 def not_running(config: Config) -> NodeNotRunning:
     """The error for an API that does not answer."""
     return NodeNotRunning(f"nothing answers at http://{api_address(config)}, the API of the node")
+
+
+def _silent(config: Config, timeout: float) -> NodeNotRunning:
+    """The error for a node that takes connections and says nothing: it hangs, or is stopped."""
+    running = read_running(config.node.datadir)
+    if running is None:
+        return not_running(config)
+    return NodeNotRunning(
+        f"the node (pid {running.pid}) did not answer in {timeout:g} s",
+        do="see its last words where its stderr goes; if it stays so, end it and start it again",
+    )
 
 
 def told(error: dict[str, Any]) -> R3mesError:

@@ -72,7 +72,7 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
 ) -> None:
     """Ask a model, or talk with it."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     key = api_key(config)
     name = model or _first_model(config)
 

@@ -17,7 +17,7 @@ def health(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Exit with 0 if the node can answer requests now; needs no key."""
-    found = readiness(session(context).load().config)
+    found = readiness(session(context).to_ask())
     if json:
         show_json(found)
     if not found["ready"]:

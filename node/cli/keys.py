@@ -124,7 +124,7 @@ def usage(context: typer.Context, key_id: Id, json: Json = False) -> None:
 
 
 def _initialised(context: typer.Context) -> Config:
-    config = session(context).load().config
+    config = session(context).to_ask()
     if not is_there(config.node.datadir / "keys" / "node.key"):
         raise ConfigError(f"{config.node.datadir} holds no node yet", do="run `r3mes init`")
     return config

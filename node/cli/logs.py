@@ -31,7 +31,7 @@ def logs(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show the last lines of the running node's log."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     found = _lines(config, lines=lines, level=level)
     if json and not follow:
         show_json(found)

@@ -32,7 +32,7 @@ def peers(context: typer.Context, json: Json = False) -> None:
     """List connected peers and their models, the longest connected first."""
     if context.invoked_subcommand is not None:
         return
-    config = session(context).load().config
+    config = session(context).to_ask()
     found = get(config, "/node/status")["peers"]
     if json:
         show_json(found)
@@ -51,14 +51,14 @@ def connect(
     address: Annotated[str, typer.Argument(help="Such as /ip4/203.0.113.5/tcp/7330/p2p/12D3KooW…")],
 ) -> None:
     """Dial a peer."""
-    found = call(session(context).load().config, "net_connect", addr=address)
+    found = call(session(context).to_ask(), "net_connect", addr=address)
     show(f"connected to {found['peer_id']}, {found['rtt_ms']:.0f} ms there and back")
 
 
 @app.command()
 def disconnect(context: typer.Context, peer: Peer) -> None:
     """Close the connections to a peer; it may come back, unlike one that is banned."""
-    call(session(context).load().config, "net_disconnect", peer_id=peer)
+    call(session(context).to_ask(), "net_disconnect", peer_id=peer)
     show(f"disconnected from {peer}   to keep it away: r3mes peers ban {peer}")
 
 
@@ -72,7 +72,7 @@ def ban(
     reason: Annotated[str, typer.Option(help="Why, for whoever looks at the list.")] = "",
 ) -> None:
     """Close the connections to a peer and take no new one."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     call(config, "net_ban", peer_id=peer, ttl_s=seconds, reason=reason)
     show(f"banned {peer}   to take it back: r3mes peers unban {peer}")
 
@@ -80,14 +80,14 @@ def ban(
 @app.command()
 def unban(context: typer.Context, peer: Banned) -> None:
     """Let a banned peer connect again."""
-    call(session(context).load().config, "net_unban", peer_id=peer)
+    call(session(context).to_ask(), "net_unban", peer_id=peer)
     show(f"{peer} may connect again")
 
 
 @app.command(cls=Command)
 def bans(context: typer.Context, json: Json = False) -> None:
     """List the bans in force, the newest first."""
-    found = call(session(context).load().config, "net_bans")
+    found = call(session(context).to_ask(), "net_bans")
     if json:
         show_json(found)
     elif found:

@@ -14,8 +14,11 @@ import typer
 
 from r3mes.config.load import Loaded, load
 from r3mes.config.paths import CONFIG_VARIABLE, config_file
+from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there
 from r3mes.errors import ConfigError
+from r3mes.node.cli.output import say
+from r3mes.node.running import read_running
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,7 @@ class Session:
         Raises:
             ConfigError: it is wrong, or the file that was named is missing.
         """
-        named = self.config is not None or CONFIG_VARIABLE in os.environ
-        if named and not is_there(self.file):
+        if self._named and not is_there(self.file):
             raise ConfigError(f"{self.file} does not exist", do="name another file, or create it")
         return self.load_or_default(flags, text)
 
@@ -52,6 +54,38 @@ class Session:
         """The configuration; defaults while there is no file."""
         own = {"node.datadir": str(self.datadir)} if self.datadir else {}
         return load(file=self.file, env=os.environ, flags={**own, **(flags or {})}, text=text)
+
+    def to_ask(self) -> Config:
+        """The configuration for asking the running node.
+
+        One that became wrong since the node started is no reason not to: the node runs on, and
+        what watches it (`r3mes health`) must not take it for dead.
+
+        Raises:
+            ConfigError: it is wrong, and no node runs that could be found without it.
+        """
+        try:
+            return self.load().config
+        except ConfigError as error:
+            config = self._without_file()
+            if config is None:
+                raise
+            say(f"warning {error} The node runs on with what it has read before.")
+            return config
+
+    def _without_file(self) -> Config | None:
+        """Defaults, if they lead to a node that runs and is surely the one that is meant."""
+        if self._named and self.datadir is None:
+            return None
+        try:
+            config = self.load_or_default(text="").config
+        except ConfigError:
+            return None
+        return None if read_running(config.node.datadir) is None else config
+
+    @property
+    def _named(self) -> bool:
+        return self.config is not None or CONFIG_VARIABLE in os.environ
 
 
 def session(context: typer.Context) -> Session:

@@ -18,7 +18,7 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show whether the node serves, and if not, why."""
-    found = get(session(context).load().config, "/node/status")
+    found = get(session(context).to_ask(), "/node/status")
     if json:
         show_json(found)
     else:

@@ -16,7 +16,7 @@ def top(
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
 ) -> None:
     """Watch the node live: load, models, peers, answers, log; q quits."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise BadRequest("this is no terminal", do="use `r3mes status --json` in a script")
 

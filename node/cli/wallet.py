@@ -129,7 +129,7 @@ def unlock(
     ] = None,
 ) -> None:
     """Open the running node's wallet, so that it answers requests."""
-    config = session(context).load().config
+    config = session(context).to_ask()
     secret = passphrase.existing(passphrase_file)
     found = call(config, "wallet_unlock", socket_only=True, passphrase=secret, ttl_s=seconds)
     show(f"{found['address']} is open.   next: r3mes status")
@@ -138,7 +138,7 @@ def unlock(
 @app.command(cls=Command)
 def lock(context: typer.Context) -> None:
     """Lock the running node's wallet; no request is answered until it is opened again."""
-    found = call(session(context).load().config, "wallet_lock", socket_only=True)
+    found = call(session(context).to_ask(), "wallet_lock", socket_only=True)
     show(f"{found['address']} is locked.   to open it: r3mes wallet unlock")
 
 

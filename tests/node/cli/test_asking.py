@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -14,8 +16,9 @@ import trio.testing
 
 from r3mes.config.load import load
 from r3mes.config.secrets import write_secret
-from r3mes.errors import BadRequest, MethodNotFound, NoPeer
+from r3mes.errors import BadRequest, ConfigError, MethodNotFound, NoPeer
 from r3mes.node.cli.api import call
+from r3mes.node.cli.session import Session
 from r3mes.node.http.app import build_admin_app
 from r3mes.node.http.server import HttpServer
 from r3mes.node.running import Running, remove_running, write_running
@@ -152,6 +155,39 @@ async def test_nobody_runs(ask: Ask, api: Api, words: Sequence[str]) -> None:
     assert ran.code == 69
     assert ran.err.startswith("error R3-NODE-003: nothing answers at http://127.0.0.1:")
     assert "`r3mes run`" in ran.err
+
+
+async def test_a_configuration_that_became_wrong_hides_no_node_that_runs(
+    ask: Ask, cli: Cli, admin: None
+) -> None:
+    (cli.datadir / "config.toml").write_text("nonsense [[[")
+    for words in (("health",), ("status",), ("models",)):
+        ran = await ask(*words)
+        assert (ran.code, ran.err.startswith("warning R3-CONF-001: ")) == (0, True), words
+    remove_running(cli.datadir)
+    ran = await ask("health")
+    assert (ran.code, ran.err.startswith("error R3-CONF-001: ")) == (78, True)
+
+
+async def test_another_configuration_that_is_wrong_leads_to_no_node(
+    ask: Ask, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without that file nobody knows which node is meant."""
+    (other := tmp_path / "other.toml").write_text("nonsense [[[")
+    monkeypatch.setenv("R3MES_NODE__DATADIR", str(cli.datadir))
+    with pytest.raises(ConfigError, match="not TOML"):
+        Session(other, None).to_ask()
+
+
+async def test_a_node_that_hangs(ask: Ask, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("r3mes.node.cli.api.TIMEOUT_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(cli.datadir / "admin.sock"))
+        silent.listen()
+        ran = await ask("models", "ps")
+    assert ran.code == 69
+    assert f"the node (pid {os.getpid()}) did not answer in 0.05 s" in ran.err
+    assert "`r3mes run`" not in ran.err
 
 
 @pytest.mark.parametrize(("words", "stdin"), [(("chat", "caf\udce9"), ""), (("chat",), "\udce9")])
