@@ -9,6 +9,7 @@ elsewhere from the current folder.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -151,8 +152,8 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
     """What no key can know by itself."""
     for name, key in all_keys().items():
         path = value_of(config, name)
-        if key.secret_file and isinstance(path, Path) and is_there(path):
-            check_secret_file(path)
+        if key.secret_file and isinstance(path, Path) and os.access(path, os.F_OK):
+            check_secret_file(path)  # what this user cannot see is not his to check
     if not config.api.insecure and not _is_loopback(config.api.listen):
         raise ConfigError(
             f"{origins['api.listen']}: api.listen is {config.api.listen!r}, which others can "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import platformdirs
 APP = "r3mes"
 CONFIG_VARIABLE = "R3MES_CONFIG"
 DATADIR_VARIABLE = "R3MES_NODE__DATADIR"
+SYSTEM_CONFIG = Path("/etc/r3mes/config.toml")
+"""Of the node that runs as a service of this machine."""
 
 
 def data_directory() -> Path:
@@ -24,3 +27,15 @@ def config_file(env: Mapping[str, str], datadir: Path | None = None) -> Path:
     if datadir is None and (chosen := env.get(DATADIR_VARIABLE)):
         datadir = Path(chosen).expanduser()
     return (datadir or platformdirs.user_config_path(APP)) / "config.toml"
+
+
+def config_file_in_force(env: Mapping[str, str], datadir: Path | None = None) -> Path:
+    """The same; but who neither has one nor names one gets that of the machine's service.
+
+    So those who look after a service reach it by the plain commands.
+    """
+    own = config_file(env, datadir)
+    unnamed = own.parent == platformdirs.user_config_path(APP)
+    if unnamed and not own.exists() and os.access(SYSTEM_CONFIG, os.R_OK):
+        return SYSTEM_CONFIG
+    return own

@@ -41,17 +41,22 @@ def init(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what was created.")] = False,
 ) -> None:
     """Create configuration, keys and wallet; overwrites nothing."""
-    current = session(context)
+    current = session(context).own()
     tell = partial(_tell, quiet=quiet)
     with _alone(current.file.parent):
         _config_file(current, tell)
         config = current.load_or_default().config
-        config.node.datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _node_key(config, tell)
-        _wallet(config, passphrase_file, tell)
-        _api_key(config, tell)
+        create_node(config, passphrase_file, tell)
     if not quiet:
         show(_next_steps(config))
+
+
+def create_node(config: Config, passphrase_file: Path | None, tell: Tell) -> None:
+    """Make what is missing of keys and wallet."""
+    config.node.datadir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _node_key(config, tell)
+    _wallet(config, passphrase_file, tell)
+    _api_key(config, tell)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ STATUSES = {
     64: "the node is older or newer than the command line",
     65: "what was given cannot be used",
     66: "what was named is not there",
-    69: "the node, a peer or a model cannot be reached",
+    69: "the node, a peer, a model or systemd cannot be reached",
     70: "something failed that should not",
     73: "it exists already, and was left as it is",
     74: "the disk or the database",

@@ -20,6 +20,7 @@ from r3mes.node.cli import (
     models,
     peers,
     run,
+    service,
     status,
     top,
     wallet,
@@ -85,5 +86,6 @@ app.add_typer(models.app, name="models")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
+app.add_typer(service.app, name="service")
 app.add_typer(backup.app, name="backup", no_args_is_help=True)
 app.command()(demo.demo)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
 from r3mes.config.load import Loaded, load
-from r3mes.config.paths import CONFIG_VARIABLE, config_file
+from r3mes.config.paths import CONFIG_VARIABLE, config_file, config_file_in_force
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there
 from r3mes.errors import ConfigError
@@ -36,7 +36,11 @@ class Session:
     @property
     def file(self) -> Path:
         """The configuration file, whether or not it is there."""
-        return (self.config or config_file(os.environ, self.datadir)).absolute()
+        return (self.config or config_file_in_force(os.environ, self.datadir)).absolute()
+
+    def own(self) -> Session:
+        """The same, with the configuration of this user even while there is none."""
+        return replace(self, config=self.config or config_file(os.environ, self.datadir))
 
     def load(self, flags: Mapping[str, object] | None = None, text: str | None = None) -> Loaded:
         """The configuration; with ``text`` as if the file held that.

@@ -50,6 +50,10 @@
     + ModelInvalid        corrupt, pickled, or wants remote code
     + ModelUnloaded       the operator has put the model away
     + EngineCrashed       the worker died under this request
+  x ServiceError          the node as a service of systemd: a command of it failed
+    + NoSystemd           this machine was not started by systemd
+    + ServiceUnreachable  a service would not see the program, a model or a file
+    + ServiceHasNode      the service has a node already; it is never overwritten
   x ActorError            something is wrong with an actor, not with the request
     + ActorCrashed        the actor died while handling this message
     + ActorStopped        the mailbox is closed
@@ -510,6 +514,36 @@ class ModelUnloaded(EngineError):
     kind = Kind("R3-ENGINE-005", "model_unloaded", 503, -32074, 69,
                 "the model is not loaded on this node",
                 "have the operator load it again (`model_load`)")
+
+
+class ServiceError(R3mesError):
+    """Something about the node as a service of systemd."""
+
+    kind = Kind("R3-SERVICE-001", "service_failed", 500, -32090, 70,
+                "the service could not be set up", "mend what is named here, then run it again")
+
+
+class NoSystemd(ServiceError):
+    """This machine was not started by systemd, so that it has no services."""
+
+    kind = Kind("R3-SERVICE-002", "no_systemd", 501, -32091, 69,
+                "no systemd runs on this machine",
+                "have `r3mes run` started by what starts programs here, such as a container")
+
+
+class ServiceUnreachable(ServiceError):
+    """A service would not see something that the node needs."""
+
+    kind = Kind("R3-SERVICE-003", "service_unreachable", 409, -32092, 78,
+                "a service would not reach what is named above",
+                "run the commands there, then this one again")
+
+
+class ServiceHasNode(ServiceError):
+    """The service has a node already."""
+
+    kind = Kind("R3-SERVICE-004", "service_has_node", 409, -32093, 73,
+                "the service has a node already", "keep it, or move its data away first")
 
 
 class ActorError(R3mesError):
