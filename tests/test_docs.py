@@ -16,15 +16,60 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FOLDERS = "node|actors|p2p|chain|config|tests|benchmarks|docs|src|systemd"
 PATH = re.compile(rf"`((?:{FOLDERS})/[^`\s*{{}}<>…]*)`")
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
+REFERENCE = re.compile(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?")
+FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+RULES = ROOT / "share/prometheus/r3mes.rules.yml"
+ALERT = re.compile(r"- alert: (\w+)\n.*?command: (.+?)\n\s+runbook_url: (\S+)", re.DOTALL)
+REFERRING = [
+    *PAGES,
+    *(
+        path
+        for name in ("systemd", "share")
+        for path in ROOT.glob(f"{name}/**/*")
+        if path.is_file()
+    ),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_paths_and_links_of_a_page_exist(page: Path) -> None:
-    text = page.read_text()
-    named = {ROOT / name for name in PATH.findall(text)}
-    linked = {page.parent / name for name in LINK.findall(text)}
-    assert sorted(str(path) for path in named | linked if not path.exists()) == []
+def test_paths_that_a_page_names_exist(page: Path) -> None:
+    named = {ROOT / name for name in PATH.findall(page.read_text())}
+    assert sorted(str(path) for path in named if not path.exists()) == []
+
+
+@pytest.mark.parametrize("file", REFERRING, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_and_their_anchors_lead_somewhere(file: Path) -> None:
+    text = file.read_text()
+    targets = {(ROOT / name, anchor) for name, anchor in REFERENCE.findall(text)}
+    if file.suffix == ".md":
+        linked = LINK.findall(FENCED.sub("", text))
+        targets |= {(file.parent / name if name else file, anchor) for name, anchor in linked}
+    assert sorted(f"{path}#{anchor}" for path, anchor in targets if not leads(path, anchor)) == []
+
+
+def leads(path: Path, anchor: str) -> bool:
+    return path.exists() and (not anchor or anchor in sections(path))
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text under each heading of a page, by the anchor that a browser knows it by."""
+    text = FENCED.sub(lambda block: block[0].replace("\n#", "\n #"), page.read_text())
+    _, *parts = HEADING.split(text)
+    slugs = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in parts[::2]]
+    return dict(zip(slugs, parts[1::2], strict=True))
+
+
+def test_every_alert_has_its_section_that_begins_with_its_command() -> None:
+    alerts = ALERT.findall(RULES.read_text())
+    assert len(alerts) == RULES.read_text().count("- alert:")
+    page = sections(ROOT / "docs/operations.md")
+    commands = (ROOT / "docs/cli.md").read_text()
+    for name, command, runbook in alerts:
+        assert runbook == f"docs/operations.md#{name.lower()}"
+        assert f"\n- First: `{command}`" in page[name.lower()]
+        assert f"## `{command.split(' --')[0]}`\n" in commands
 
 
 def test_every_error_is_documented() -> None:
