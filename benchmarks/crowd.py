@@ -39,8 +39,8 @@ def overload(folder: Path, *, seconds: float) -> dict[str, Any]:
     before and after the crowd.
     """
     models = [{"id": str(endless_model(folder.with_name("endless"))), "name": "endless"}]
-    unlimited = {"rpm_per_key": 0, "rpm_per_address": 0}
-    node = Daemon(folder, models=models, limits=unlimited).start().wait_for_model("endless")
+    limits = {"slots": 1, "rpm_per_key": 0, "rpm_per_address": 0}
+    node = Daemon(folder, models=models, limits=limits).start().wait_for_model("endless")
     try:
         before = trio.run(_capacity, node, seconds / 2)
         crowd = trio.run(_crowd, node, before * TIMES_CAPACITY, seconds)

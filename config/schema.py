@@ -164,7 +164,7 @@ PER_MINUTE = "0 to 1000000, 0 for no limit"
 class Limits(Layer, frozen=True):
     """How much work is taken at a time, and how many requests."""
 
-    slots: Annotated[int, key("Answers written at the same time, per model.", ge=1, le=1024)] = 1
+    slots: Annotated[int, key("Answers written at the same time, per model.", ge=1, le=1024)] = 4
     queue: Annotated[
         int, key("Requests that may wait for a slot, per model; more are refused.", ge=0, le=65536)
     ] = 16

@@ -8,7 +8,7 @@ OpenVINO or an upstream server fit behind the same five methods.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from r3mes.actors.inference.sampling import Sampling
@@ -77,6 +77,10 @@ class Numerics:
     vocabulary: int
     numeric_class: str
     stop_ids: tuple[int, ...]
+
+    def of_class(self, order: str) -> Numerics:
+        """The same with an order of computation: another order, other bits."""
+        return replace(self, numeric_class=f"{self.numeric_class}, {order}")
 
 
 class Engine(Protocol):

@@ -18,8 +18,6 @@ from r3mes.errors import EngineError, ModelInvalid
 FALLBACK_CONTEXT = 4096
 """For models that name no length (alibi, state space)."""
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-PLAN = "plan-1"
-"""The order of computation (`r3mes.actors.inference.torch_engine`); another order, other bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,7 @@ def _numerics(module: Any, tokenizer: Any, device: torch.device, max_context: in
 
 def _numeric_class(device: torch.device, dtype: str) -> str:
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{libraries}, {_processor(device)}, {dtype}, {PLAN}"
+    return f"{libraries}, {_processor(device)}, {dtype}"
 
 
 def _processor(device: torch.device) -> str:

@@ -74,15 +74,17 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     import torch
 
     from r3mes.actors.inference.loading import load_model
-    from r3mes.actors.inference.torch_engine import TorchEngine
+    from r3mes.actors.inference.self_test import open_engine
 
     directory = Path(load.path)
     model = load_model(
         directory, device=load.device, dtype=load.dtype, max_context=load.max_context
     )
-    numerics, text = model.numerics, model.text
-    if load.threads or numerics.parameters <= SMALL:
+    text, parameters = model.text, model.numerics.parameters
+    if load.threads or parameters <= SMALL:
         torch.set_num_threads(load.threads or 1)
+    engine = open_engine(model, slots=load.slots)
+    numerics = engine.numerics
     loaded = Loaded(
         hash=hash_model(directory),
         architecture=numerics.architecture,
@@ -98,7 +100,7 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
         special_tokens=text.special_tokens,
         stop_ids=numerics.stop_ids,
     )
-    return TorchEngine(model, slots=load.slots), loaded
+    return engine, loaded
 
 
 def _incoming() -> Iterator[Command]:

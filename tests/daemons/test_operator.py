@@ -32,7 +32,7 @@ def failure(daemon: Daemon, method: str, **params: object) -> Any:
 
 def test_a_model_is_unloaded_loaded_and_verified(gateway: Daemon, server: Daemon) -> None:
     (busy,) = [one for one in call(server, "model_ps") if one["id"] == "builtin"]
-    assert (busy["state"], busy["slots"]) == ("ready", 1)
+    assert (busy["state"], busy["slots"]) == ("ready", 4)
     assert busy["memory_bytes"] > 50 << 20
     assert call(server, "model_verify", id="builtin")["ok"]
     offered = call(gateway, "model_list", scope="network")

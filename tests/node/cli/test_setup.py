@@ -105,7 +105,7 @@ def test_config_show(node: Cli) -> None:
     assert re.search(r'node.datadir = ".*"\s+# flag --datadir', everything)
     assert re.search(r"models = .*builtin.*# file .*config.toml:4", everything)
     shown = json.loads(node("config", "show", "--json", "--origin").out)
-    assert shown["limits.slots"] == {"value": 1, "origin": "default"}
+    assert shown["limits.slots"] == {"value": 4, "origin": "default"}
 
 
 def test_config_show_of_an_unknown_key(node: Cli) -> None:

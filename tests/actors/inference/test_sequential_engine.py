@@ -16,7 +16,7 @@ from r3mes.actors.inference.engine import Event, Job
 from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.loading import load_model
 from r3mes.actors.inference.sampling import Logits, Sampling
-from r3mes.actors.inference.torch_engine import PIECE, TorchEngine
+from r3mes.actors.inference.sequential_engine import PIECE, SequentialEngine
 from r3mes.errors import EngineError, ModelInvalid, ModelMissing, R3mesError
 
 ModelDir = Callable[..., Path]
@@ -26,12 +26,14 @@ LONG_PROMPT = tuple(5 + i * 7 % 390 for i in range(PIECE * 2 + 3))
 SAMPLED = Sampling(temperature=0.8, top_k=50, top_p=0.95, seed=11)
 
 
-def engine_for(path: Path, slots: int = 1) -> TorchEngine:
-    return TorchEngine(load_model(path, device="cpu", dtype="auto", max_context=0), slots=slots)
+def engine_for(path: Path, slots: int = 1) -> SequentialEngine:
+    return SequentialEngine(
+        load_model(path, device="cpu", dtype="auto", max_context=0), slots=slots
+    )
 
 
 def write(
-    engine: TorchEngine,
+    engine: SequentialEngine,
     prompt: tuple[int, ...] = PROMPT,
     emitted: tuple[int, ...] = (),
     sampling: Sampling = SAMPLED,
@@ -71,7 +73,7 @@ def test_another_engine_continues_exactly(family: str, dtype: str, model_dir: Mo
         assert other[1][-len(rest) :] == first[1][-len(rest) :], at  # bit by bit
 
 
-def recording(engine: TorchEngine) -> tuple[TorchEngine, list[bytes]]:
+def recording(engine: SequentialEngine) -> tuple[SequentialEngine, list[bytes]]:
     """The engine, and the logits of each of its steps."""
     seen: list[bytes] = []
     forward = engine._forward

@@ -1,9 +1,9 @@
-"""The engine on torch: any causal model of transformers, a few answers in turn.
+"""The engine for models that cannot be batched exactly: a few answers in turn, any causal model.
 
 The order of computation depends on nothing but the prompt and the tokens written: the prompt in
 pieces with fixed borders, then one token at a time, also for tokens that another server wrote.
 So an answer that continues here gets the bits that it would have got there, at the price of
-writing those tokens again; replaying them as rows of one call comes with the batcher.
+writing those tokens again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Answer:
         return self.position - len(self.job.emitted)
 
 
-class TorchEngine:
+class SequentialEngine:
     """An `r3mes.actors.inference.engine.Engine` that advances each answer by itself.
 
     Args:
@@ -58,7 +58,7 @@ class TorchEngine:
 
     def __init__(self, model: LoadedModel, *, slots: int) -> None:
         self._module = model.module
-        self._numerics = model.numerics
+        self._numerics = model.numerics.of_class("in turn, plan 1")
         self._slots = slots
         self._answers: dict[int, _Answer] = {}
         takes = inspect.signature(model.module.forward).parameters

@@ -1,0 +1,120 @@
+"""Which engine a model gets, and what holds of its bits: tried out when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import torch
+
+from r3mes.actors.inference.batching_engine import BatchingEngine
+from r3mes.actors.inference.engine import Engine, Job
+from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.packed import pack
+from r3mes.actors.inference.sampling import Logits, Sampling
+from r3mes.actors.inference.sequential_engine import SequentialEngine
+from r3mes.actors.inference.slots import NAME
+
+logger = logging.getLogger(__name__)
+
+TOKENS = 70
+"""Of the prompt that is tried: over one padded span."""
+ANSWER, EMITTED = 8, 5
+CLOSE = {torch.float32: 1e-3}
+CLOSE_ENOUGH = 0.05
+"""Distance of our logits from those of transformers over their length; in half precision."""
+
+
+def open_engine(model: LoadedModel, *, slots: int) -> Engine:
+    """The engine that writes answers together; in turn, where that would be wrong or not exact.
+
+    A GPU makes no promise about bits, and gets the fast engine all the same; the class says so.
+    """
+    own = model.module.config._attn_implementation
+    why = _differs(model)
+    if not why:
+        pack(model.module)
+        engine = BatchingEngine(model, slots=slots)
+        exact, digest = _bits(engine)
+        if exact or engine.numerics.device != "cpu":
+            word = "exact" if exact else "inexact"
+            engine.numerics = engine.numerics.of_class(f"together, plan 2, {word}, {digest}")
+            return engine
+        why = "the bits of one would depend on the others"
+    logger.warning("answers are written in turn and not together: %s", why)
+    model.module.set_attn_implementation(own)
+    return SequentialEngine(model, slots=slots)
+
+
+def _differs(model: LoadedModel) -> str:
+    """Give the model our attention; what it does not compute as transformers does, or nothing."""
+    module, ids = model.module, _prompt(model, TOKENS)
+    try:
+        with torch.inference_mode():
+            output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
+        expected = output.logits[0, -1].float().cpu()
+        module.set_attn_implementation(NAME)
+        engine = BatchingEngine(model, slots=1)
+        seen = torch.from_numpy(_last_logits(engine, ids[:-EMITTED], ids[-EMITTED:]))
+    except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
+        return f"{type(error).__name__}: {error}"
+    layers = module.config.get_text_config().num_hidden_layers
+    if engine.layers != layers:
+        return f"{layers - engine.layers} of its {layers} layers remember in a way of their own"
+    distance = float((seen - expected).norm() / expected.norm())
+    far = not distance < CLOSE.get(module.dtype, CLOSE_ENOUGH)
+    return f"the logits are {distance:.2g} away from those of transformers" if far else ""
+
+
+def _bits(engine: BatchingEngine) -> tuple[bool, str]:
+    """Whether an answer has the same bits among others, and when it goes on from the middle.
+
+    And a hash of its logits: it tells machines apart that compute otherwise for whatever reason.
+    """
+    ids = _prompt(engine, TOKENS)
+    alone, tokens = _answer(engine, ids, (), 0)
+    among, _ = _answer(engine, ids, (), min(3, engine.capacity.free_slots - 1))
+    on, _ = _answer(engine, ids, tuple(tokens[:EMITTED]), 0)
+    exact = among == alone and on == alone[EMITTED:]
+    return exact, hashlib.blake2b(b"".join(alone), digest_size=8).hexdigest()
+
+
+def _answer(
+    engine: BatchingEngine, ids: tuple[int, ...], emitted: tuple[int, ...], strangers: int
+) -> tuple[list[bytes], list[int]]:
+    """The logits and tokens of one answer, written among strangers of other lengths."""
+    seen: list[bytes] = []
+    tokens = [*emitted]
+
+    def note(job: int, position: int, logits: Logits) -> None:
+        if job == 0:
+            seen.append(logits.tobytes())
+
+    engine.on_logits = note
+    for number in range(1, strangers + 1):
+        prompt = _prompt(engine, number * 5 + 1)
+        engine.start(Job(number, prompt, (), Sampling(), ANSWER + number, frozenset()))
+    engine.start(Job(0, ids, emitted, Sampling(), ANSWER - len(emitted), frozenset()))
+    while engine.capacity.running:
+        for event in engine.step():
+            if event.id == 0:
+                tokens += event.ids
+    return seen, tokens
+
+
+def _last_logits(
+    engine: BatchingEngine, prompt: tuple[int, ...], emitted: tuple[int, ...]
+) -> Logits:
+    seen: list[Logits] = []
+    engine.on_logits = lambda _job, _position, logits: seen.append(logits)
+    engine.start(Job(0, prompt, emitted, Sampling(), 1, frozenset()))
+    while engine.capacity.running:
+        engine.step()
+    return seen[0]
+
+
+def _prompt(model: LoadedModel | BatchingEngine, length: int) -> tuple[int, ...]:
+    numerics = model.numerics
+    return tuple(
+        (7 * i + length) % numerics.vocabulary for i in range(min(length, numerics.context // 2))
+    )
