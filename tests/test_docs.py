@@ -22,6 +22,8 @@ FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 RULES = ROOT / "share/prometheus/r3mes.rules.yml"
 ALERT = re.compile(r"- alert: (\w+)\n.*?command: (.+?)\n\s+runbook_url: (\S+)", re.DOTALL)
+COMMAND = re.compile(r"(?:^[$#] |`(?:sudo )?)(?:\.venv/bin/)?(r3mes [a-z-][^`\n]*)", re.MULTILINE)
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 REFERRING = [
     *PAGES,
     *(
@@ -65,11 +67,30 @@ def test_every_alert_has_its_section_that_begins_with_its_command() -> None:
     alerts = ALERT.findall(RULES.read_text())
     assert len(alerts) == RULES.read_text().count("- alert:")
     page = sections(ROOT / "docs/operations.md")
-    commands = (ROOT / "docs/cli.md").read_text()
     for name, command, runbook in alerts:
         assert runbook == f"docs/operations.md#{name.lower()}"
         assert f"\n- First: `{command}`" in page[name.lower()]
-        assert f"## `{command.split(' --')[0]}`\n" in commands
+
+
+def test_every_command_of_the_operations_page_and_the_alerts_exists() -> None:
+    named = COMMAND.findall((ROOT / "docs/operations.md").read_text())
+    named += [command for _, command, _ in ALERT.findall(RULES.read_text())]
+    assert [line for line in named if not is_documented(line)] == []
+
+
+def is_documented(line: str) -> bool:
+    """Whether docs/cli.md has this command with these options."""
+    commands = sections(ROOT / "docs/cli.md")
+    words = re.sub(r" --(config|datadir) \S+", "", line).split()
+    prefixes = ["-".join(words[:count]) for count in range(len(words), 1, -1)]
+    name = next((prefix for prefix in prefixes if prefix in commands), "every-command")
+    options = {
+        "--help",
+        *OPTION.findall(commands[name]),
+        *OPTION.findall(commands["every-command"]),
+    }
+    is_command = name != "every-command" or words[1].startswith("--")
+    return is_command and set(OPTION.findall(line)) <= options
 
 
 def test_every_error_is_documented() -> None:
