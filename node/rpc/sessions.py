@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 import trio
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from r3mes.actors.kernel.failure import real_error
-from r3mes.errors import Overloaded, R3mesError
-from r3mes.node.http.errors import as_r3mes_error
+from r3mes.errors import NotReady, Overloaded, R3mesError
+from r3mes.node.http.asgi import refusal
+from r3mes.node.http.errors import as_r3mes_error, error_headers
 from r3mes.node.http.ports import ApiKey
 from r3mes.node.rpc.context import SLOW_S, CheckKey, Connection, Context, Follow, TooSlow
 from r3mes.node.rpc.dispatcher import Dispatcher
@@ -50,8 +52,12 @@ class Sessions:
             key: with which the caller came.
             check_key: by which it is let in, again and again.
         """
-        if self._open >= MAX_SESSIONS or self._stopping.is_set():
-            await websocket.close(TRY_AGAIN_LATER)
+        if self._stopping.is_set():
+            await _deny(websocket, NotReady("the node is stopping"))
+            return
+        if self._open >= MAX_SESSIONS:
+            await _deny(websocket, Overloaded(f"{MAX_SESSIONS} WebSockets are open, the limit",
+                                              do="close some, or try again later"))  # fmt: skip
             return
         self._open += 1
         try:
@@ -169,6 +175,12 @@ class _Session:
         if self._websocket.client_state is WebSocketState.CONNECTED:
             async with self._sending:
                 await self._websocket.close(code, reason)
+
+
+async def _deny(websocket: WebSocket, error: R3mesError) -> None:
+    headers = {"content-type": "application/json", **error_headers(error)}
+    body = refusal(websocket.scope, error)
+    await websocket.send_denial_response(Response(body, error.kind.http, headers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from websockets.exceptions import InvalidStatus
+from wsproto import WSConnection
+from wsproto.connection import ConnectionType
+from wsproto.events import Request, TextMessage
 
 from r3mes.config.schema import Limits
 from r3mes.node.events import Events
@@ -140,9 +146,11 @@ async def test_too_many_connections_are_refused(
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
     async with surface.connect() as socket:
         await ask(socket, "node_info")
-        with pytest.raises(InvalidStatus):
+        with pytest.raises(InvalidStatus) as refused:
             async with surface.connect():
                 pass
+        assert refused.value.response.status_code == 503
+        assert json.loads(refused.value.response.body or b"")["error"]["code"] == -32012
     async with surface.connect() as socket:
         await ask(socket, "node_info")
 
@@ -215,6 +223,44 @@ async def test_who_never_reads_is_told_to_come_back_and_others_are_served(
     assert ended.rcvd is not None
     assert ended.rcvd.code == 1013
     assert "cursor" in ended.rcvd.reason
+
+
+async def test_who_leaves_without_having_read_anything_gives_its_place_back(
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    caller = WSConnection(ConnectionType.CLIENT)
+    headers = [(b"authorization", b"Bearer r3k_read")]
+    host, port = surface.address.split(":")
+    small = trio.socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await small.connect((host, int(port)))
+    stream = trio.SocketStream(small)
+    await stream.send_all(caller.send(Request(surface.address, "/rpc", extra_headers=headers)))
+    caller.receive_data(await stream.receive_some())
+    call = {"jsonrpc": "2.0", "id": 1, "method": "node_subscribe"}
+    asked = json.dumps({**call, "params": {"topics": ["requests"]}})
+    await stream.send_all(caller.send(TextMessage(asked)))
+    await stream.receive_some()
+    for _ in range(100):  # more than the kernel takes
+        surface.events.publish("requests", "x" * 200_000)
+        await trio.testing.wait_all_tasks_blocked()
+    again = caller.send(TextMessage(json.dumps(call)))
+    await stream.send_all(b"".join([again] * 40))  # more than are answered or kept at a time
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+    with trio.fail_after(10):
+        await _come_in(surface)
+
+
+async def _come_in(surface: Surface) -> None:
+    while True:
+        try:
+            async with surface.connect():
+                return
+        except InvalidStatus:
+            await trio.sleep(0.02)
 
 
 async def test_node_that_stops_says_goodbye(surface: Surface) -> None:
