@@ -295,7 +295,7 @@ class Gateway:
         if alike or {peer for peer, _ in failures} == {self._own}:
             return last
         why = "; ".join(sorted({error.detail for error in errors}))
-        return NoPeer(f"{len(failures)} nodes that serve {model!r} could not be used: {why}")
+        return NoPeer(f"no node that serves {model!r} could be used: {why}")
 
     async def _open(
         self,

@@ -19,7 +19,7 @@ from r3mes.actors.store import BACKUPS, DATABASE
 from r3mes.actors.store.examine import copy_database, examine
 from r3mes.actors.store.faults import condition
 from r3mes.config.schema import Config
-from r3mes.errors import BadRequest, ConfigError, StoreError
+from r3mes.errors import AlreadyThere, ConfigError, StoreError
 from r3mes.node.backup.disk import new_file, put_new
 from r3mes.node.backup.manifest import CONFIG, MANIFEST, NODE_KEY, Manifest, entries_of
 from r3mes.node.backup.record import record_success
@@ -57,7 +57,7 @@ def create_backup(
         sealed_with: a passphrase, without which nobody can read the file.
 
     Raises:
-        BadRequest: ``target`` is there already; it was left as it is.
+        AlreadyThere: ``target`` was left as it is.
         ConfigError: there is no node to back up, or others can read its key.
         StoreError: the database is damaged, or the disk is full; there is no new file.
     """
@@ -65,7 +65,7 @@ def create_backup(
     ending = "tar.gz" if sealed_with is None else "sealed"
     target = (target or _default(datadir, now, ending)).absolute()
     if target.exists():
-        raise BadRequest(f"{target} is there already", do="choose another name")
+        raise AlreadyThere(f"{target} is there already")
     if not (datadir / NODE_KEY).exists() or not (datadir / DATABASE).exists():
         raise ConfigError(f"{datadir} holds no node yet", do="run `r3mes init`")
     try:
@@ -81,6 +81,8 @@ def create_backup(
                 seal(scratch / "open", draft, sealed_with)
             put_new(draft, target)
         record_success(datadir, target)
+    except StoreError as error:
+        raise type(error)(error.detail.replace(str(scratch), str(datadir)), do=error.do) from None
     except OSError as error:
         raise condition(error, target) or StoreError(str(error)) from error
     return Made(target, target.stat().st_size, manifest)

@@ -27,7 +27,7 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 
-from r3mes.errors import BackupInvalid, PassphraseWrong
+from r3mes.errors import BackupInvalid, NotFound, PassphraseWrong
 from r3mes.node.backup.disk import new_file
 
 MAGIC = b"r3mes-sealed-1\n"
@@ -44,11 +44,14 @@ def is_sealed(file: Path) -> bool:
     """Whether ``file`` needs a passphrase.
 
     Raises:
+        NotFound: there is no such file.
         BackupInvalid: it cannot be read.
     """
     try:
         with file.open("rb") as content:
             return content.read(len(MAGIC)) == MAGIC
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {file}", do="name one that is there") from None
     except OSError as error:
         raise BackupInvalid(f"{file}: {error.strerror}", do="name a file") from None
 
@@ -90,7 +93,10 @@ def unseal(source: Path, target: Path, passphrase: str) -> None:
                 plain, tag = crypto_secretstream_xchacha20poly1305_pull(state, piece, head)
             except (CryptoError, ValueError):
                 if first:
-                    raise PassphraseWrong(f"the passphrase does not open {source}") from None
+                    raise PassphraseWrong(
+                        f"the passphrase does not open {source}, or its beginning is damaged",
+                        do="try again with the one that it was sealed with; there is no other way",
+                    ) from None
                 raise BackupInvalid(f"{source} was changed or cut off") from None
             out.write(plain)
             first = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r3mes.config.schema import Config
+from r3mes.config.secrets import is_there
 from r3mes.errors import ConfigError, PassphraseMissing
 from r3mes.node.cli import passphrase
 from r3mes.node.cli.init import home
@@ -147,10 +148,16 @@ def _warn(context: typer.Context, done: Restored) -> None:
 
 
 def _tell_of_passphrase(config: Config, manifest: Manifest) -> None:
-    name = f"wallets/{config.wallet.name}.passphrase"
-    if name not in manifest.names():
-        say(f"The passphrase of the wallet is not in it: keep {home(config.node.datadir / name)}, "
-            "if there is one, in another place.")  # fmt: skip
+    """Where the passphrase is, unless it is in the backup and used from there."""
+    beside = passphrase.passphrase_beside(config)
+    file = config.wallet.passphrase_file or beside
+    if file == beside and f"wallets/{beside.name}" in manifest.names():
+        return
+    if is_there(file):
+        where = f"keep {home(file)} in another place"
+    else:
+        where = "only those know it who typed it, or have its file"
+    say(f"The passphrase of the wallet is not in it: {where}.")
 
 
 def _contents(manifest: Manifest) -> str:

@@ -97,7 +97,9 @@ def _first_model(config: Config) -> str:
     """A model of this node if it has one, else any."""
     models = get(config, "/v1/models")["data"]
     if not models and (reasons := get(config, "/node/status")["reasons"]):
-        raise NotReady(f"no model can be asked yet: {', '.join(reasons)}")
+        raise NotReady(
+            f"no model can be asked yet: {', '.join(reasons)}", do="`r3mes status` says what to do"
+        )
     if not models:
         raise ModelNotFound(
             "no model is known yet", do="wait until a peer is connected, or serve one"

@@ -13,7 +13,7 @@ import typer
 
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there, read_secret, replace_secret, write_secret
-from r3mes.errors import BadRequest, ConfigError
+from r3mes.errors import AlreadyThere, BadRequest, ConfigError
 from r3mes.node.cli import completion
 from r3mes.node.cli.init import home
 from r3mes.node.cli.keyring import ask_keyring
@@ -134,7 +134,7 @@ def _check_free(out: Path | None, key_id: str | None = None) -> None:
     """See that nothing else would be overwritten, before the secret is made."""
     if out is not None and is_there(out):
         if key_id is None:
-            raise BadRequest(f"{out} exists; nothing was made", do="name another file")
+            raise AlreadyThere(f"{out} exists; nothing was made", do="name another file")
         if not read_secret(out).startswith(f"r3k_{key_id}_"):
             raise BadRequest(f"{out} has no secret of the key {key_id}", do="name another file")
 

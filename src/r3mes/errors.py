@@ -12,6 +12,7 @@
     + Unauthenticated     no key, or a wrong one
     + Forbidden           the key lacks the scope; or a foreign Host or Origin
     + NotFound            no such route or object
+    + AlreadyThere        a file of that name; it was left as it is
     + ModelNotFound       nobody that we know serves the model
     + ContextLengthExceeded   prompt and answer do not fit; never truncated in silence
     + EnvelopeRefused     a signed request that does not hold (forged, stale, for another)
@@ -226,6 +227,13 @@ class NotFound(Refused):
 
     kind = Kind("R3-REQ-004", "not_found", 404, -32016, 66,
                 "there is no such thing here", "look at the list of routes in docs/http.md")
+
+
+class AlreadyThere(Refused):
+    """A file of that name is there; it was left as it is."""
+
+    kind = Kind("R3-REQ-006", "already_there", 409, -32018, 73,
+                "it exists already", "choose another name; nothing was overwritten")
 
 
 class ModelNotFound(Refused):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import sqlite3
 import stat
 import tarfile
 from collections.abc import Callable
@@ -165,7 +167,7 @@ def test_in_its_usual_place(node: Cli) -> None:
 def test_a_file_that_is_there_is_left_alone(node: Cli, backup: Path) -> None:
     before = backup.read_bytes()
     ran = node("backup", "create", str(backup))
-    assert (ran.code, backup.read_bytes()) == (2, before)
+    assert (ran.code, backup.read_bytes()) == (73, before)
     assert "is there already" in ran.err
 
 
@@ -292,7 +294,29 @@ def test_no_backup_at_all(node: Cli, tmp_path: Path) -> None:
     with tarfile.open(other, "w:gz") as archive:
         archive.add(node.datadir / "config.toml", "config.toml")
     assert "does not begin with a manifest" in refused(node, other)
-    assert "No such file" in refused(node, tmp_path / "none")
+    ran = node("backup", "verify", str(tmp_path / "none"))
+    assert (ran.code, ran.err.startswith("error R3-REQ-004: ")) == (66, True)
+
+
+def test_data_of_a_newer_version_is_named_where_it_is(node: Cli, tmp_path: Path) -> None:
+    database = node.datadir / "r3mes.sqlite3"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    ran = node("backup", "create", str(tmp_path / "backup"))
+    assert (ran.code, f"{database} has schema 99" in ran.err) == (78, True)
+
+
+def test_where_the_passphrase_is_that_is_not_in_it(node: Cli, tmp_path: Path, secret: Path) -> None:
+    beside = node.datadir / "wallets" / "default.passphrase"
+    made = node("backup", "create", str(tmp_path / "1"))
+    assert f"keep {beside} in another place" in made.err
+    node("config", "set", "wallet.passphrase_file", str(secret))
+    made = node("backup", "create", str(tmp_path / "2"), "--with-passphrases")
+    assert f"keep {secret} in another place" in made.err
+    node("config", "unset", "wallet.passphrase_file")
+    beside.unlink()
+    made = node("backup", "create", str(tmp_path / "3"))
+    assert "only those know it who typed it" in made.err
 
 
 def test_restoring_over_a_node_keeps_what_was_there(node: Cli, backup: Path) -> None:
