@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from r3mes.actors.store import DATABASE
@@ -58,9 +59,8 @@ def restore_backup(
     with locked(datadir), tempfile.TemporaryDirectory(prefix=".restore-", dir=datadir) as scratch:
         manifest = unpack(file, Path(scratch), passphrase)
         places = _places(manifest, datadir, config_file)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         old = [path for path in _replaced(places, datadir) if path.exists()]
-        aside = [path.with_name(f"{path.name}.replaced-{stamp}") for path in old]
+        aside = _aside(old)
         _check_writable(places)
         if not dry_run:
             try:
@@ -80,6 +80,14 @@ def _replaced(places: dict[str, Path], datadir: Path) -> Iterator[Path]:
     """What may have to make room, the node key first."""
     yield from reversed(places.values())
     yield from (datadir / name for name in SIDECARS)
+
+
+def _aside(old: Sequence[Path]) -> list[Path]:
+    """New names for ``old`` that nothing has, also when this is tried again within a second."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    endings = (f".replaced-{stamp}{f'-{n}' if n else ''}" for n in count())
+    names = ([path.with_name(path.name + ending) for path in old] for ending in endings)
+    return next(found for found in names if not any(path.exists() for path in found))
 
 
 def _check_writable(places: dict[str, Path]) -> None:

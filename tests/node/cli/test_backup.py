@@ -358,3 +358,15 @@ def test_a_restore_that_was_interrupted_can_be_run_again(
     monkeypatch.undo()
     restore_backup(backup, node.datadir, config)
     assert content(node.datadir)["keys/node.key"] == before["keys/node.key"]
+
+
+def test_restores_within_one_second_keep_what_each_of_them_found(
+    node: Cli, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.gmtime", lambda: (2026, 11, 25, 12, 0, 0, 2, 329, 0))
+    config = node.datadir / "config.toml"
+    for text in ("# first\n", "# second\n", "# third\n"):
+        config.write_text(text)
+        restore_backup(backup, node.datadir, config)
+    kept = {path.read_text() for path in node.datadir.glob("config.toml.replaced-*")}
+    assert kept == {"# first\n", "# second\n", "# third\n"}
