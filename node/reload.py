@@ -117,11 +117,11 @@ class Reload:
             models, prices = before.models, []
         after = _with(before, {key: value_of(wanted, key) for key in changed}, models)
         self._apply([*changed, *([MODELS] if prices else [])], before, after)
-        origins = {key: new.origins[key] for key in changed if key in new.origins}
-        self.loaded = replace(self.loaded, config=after, origins={**self.loaded.origins, **origins})
         rest = [key for key in keys if key not in self._live]
         if models != wanted.models:
             rest.append(MODELS)
+        still = {key: self.loaded.origins.get(key, "default") for key in rest}
+        self.loaded = replace(self.loaded, config=after, origins={**new.origins, **still})
         return Reloaded((*changed, *prices), tuple(rest))
 
     def _apply(self, keys: list[str], before: Config, after: Config) -> None:

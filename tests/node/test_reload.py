@@ -120,3 +120,15 @@ async def test_a_part_that_fails_gives_all_others_their_old_values_back(node: No
     assert hosts == [("b.example",), ("a.example",)]
     assert node.reload.config.api.allowed_hosts == ("a.example",)
     assert not node.reload.last_ok
+
+
+async def test_origins_are_those_of_the_values_in_force(node: Node) -> None:
+    await node.with_text(
+        ("[api]", '# one line more\n[api]\nkey_file = "api-key"'), ("7331", "7399"),
+        ('"info"', '"debug"'),
+    )  # fmt: skip
+    origins = node.reload.loaded.origins
+    assert origins["log.level"] == f"file {node.file}:8"
+    assert origins["api.allowed_hosts"] == f"file {node.file}:6"  # the value stayed, its line moved
+    assert origins["api.key_file"] == f"file {node.file}:4"  # as before, by default then
+    assert origins["api.listen"] == f"file {node.file}:3"  # that of the value still in force

@@ -112,12 +112,10 @@ class ConfigMethods:
             await trio.to_thread.run_sync(replace_file, file, new)
             audit("config_set", name=key, by=context.key.name, key=context.key.id)
             done = await self._reload.reload()
-        origin = wanted.origins[key]
-        return ValueSet(
-            in_force=key not in done.needs_restart,
-            needs_restart=key in done.needs_restart,
-            overridden_by=None if origin.startswith(("file ", "default")) else origin,
-        )
+        origin, needs_restart = wanted.origins[key], key in done.needs_restart
+        overridden_by = None if origin.startswith(("file ", "default")) else origin
+        in_force = not needs_restart and overridden_by is None
+        return ValueSet(in_force, needs_restart, overridden_by)
 
 
 def _key(path: str) -> str:

@@ -100,7 +100,8 @@ async def test_null_brings_the_default_back(config: Caller, file: Path) -> None:
 
 async def test_the_environment_goes_before_the_file_and_that_is_told(config: Caller) -> None:
     told = await config("config_set", path="limits.slots", value=9)
-    assert told["overridden_by"] == "env R3MES_LIMITS__SLOTS"
+    by = "env R3MES_LIMITS__SLOTS"
+    assert told == {"in_force": False, "needs_restart": False, "overridden_by": by}
 
 
 @pytest.mark.parametrize(
