@@ -276,9 +276,10 @@ class Node:
 
     def _rpc(self) -> Dispatcher:
         config, own, inference = self._config, self.network.peer_id, self.inference
-        max_price = config.wallet.max_price_uremes
         catalogue = Catalogue(config.models, own, inference, self._routes)
-        estimates = Estimates(own, self._routes, inference, max_price=max_price)
+        estimates = Estimates(
+            own, self._routes, inference, max_price=lambda: self._gateway.max_price
+        )
         control = NodeControl(
             doors=self._doors,
             drain_seconds=config.limits.drain_seconds,

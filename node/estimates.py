@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,11 +63,16 @@ class Estimates:
         own: this node's peer id.
         routes: who can answer.
         inference: counts prompts, for models that this node has loaded.
-        max_price: the most that one answer may cost, in uremes.
+        max_price: the most that one answer may cost now, in uremes.
     """
 
     def __init__(
-        self, own: PeerId, routes: Routes, inference: InferenceClient, *, max_price: int
+        self,
+        own: PeerId,
+        routes: Routes,
+        inference: InferenceClient,
+        *,
+        max_price: Callable[[], int],
     ) -> None:
         self._own, self._routes, self._inference = own, routes, inference
         self._max_price = max_price
@@ -118,7 +123,7 @@ class Estimates:
             price_prompt=offer.price_prompt,
             price_completion=offer.price_completion,
             max_cost_uremes=most,
-            allowed=most <= self._max_price,
+            allowed=most <= self._max_price(),
         )
 
 

@@ -62,7 +62,8 @@ async def test_candidates_that_are_too_small_are_left_out_and_dear_ones_marked()
         Candidate(BOB, Address("b"), offer(64)),
         Candidate(BOB, Address("b"), offer(64, 9_000_000, 9_000_000)),
     )
-    estimates = Estimates(OWN, routes, InferenceClient([]), max_price=200)
+    limit = 200
+    estimates = Estimates(OWN, routes, InferenceClient([]), max_price=lambda: limit)
     messages: list[Mapping[str, object]] = [{"role": "user", "content": "Hi"}]
     found = await estimates.estimate("tiny", messages, 20)
     assert found.prompt_tokens is None
@@ -71,5 +72,8 @@ async def test_candidates_that_are_too_small_are_left_out_and_dear_ones_marked()
         (64 * 9, False),
     ]
     assert found.max_cost_uremes == 64 * 9
+    limit = 64 * 9  # an operator may change it at any time
+    found = await estimates.estimate("tiny", messages, 20)
+    assert all(one.allowed for one in found.candidates)
     with pytest.raises(ContextLengthExceeded, match="64 tokens"):
         await estimates.estimate("tiny", messages, 64)
