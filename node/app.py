@@ -211,8 +211,8 @@ class Node:
     def _follow_changes(self) -> None:
         """What of the configuration may change while the node runs, and who takes it over."""
         live = self.reload.live
-        for key in ("log.level", "log.format"):
-            live(key, _set_up_log)
+        live("log.level", lambda config: self.log_levels.configure(config.log.level))
+        live("log.format", _write_log)
         for key in ("api.allowed_hosts", "api.allowed_origins"):
             live(key, self._allow)
         for key in RATES:
@@ -491,8 +491,8 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _set_up_log(config: Config) -> None:
-    logs.set_up(config.log)
+def _write_log(config: Config) -> None:
+    logs.write_as(config.log)
 
 
 def _tracing(otel: Otel, own: PeerId) -> AbstractAsyncContextManager[Tracer]:

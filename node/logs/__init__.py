@@ -13,14 +13,20 @@ from r3mes.node.logs.lines import format_for, goes_to_journal
 from r3mes.node.logs.outlet import Outlet, Stderr
 from r3mes.node.logs.ring import RECENT, Line, Ring
 
-__all__ = ["RECENT", "Line", "Outlet", "Ring", "set_up"]
+__all__ = ["RECENT", "Line", "Outlet", "Ring", "set_up", "write_as"]
 
 
 def set_up(log: Log) -> Outlet:
     """Send log lines of our own, and warnings of libraries, to stderr and to `RECENT`."""
+    outlet = write_as(log)
+    logging.getLogger("r3mes").setLevel(log.level.upper())
+    return outlet
+
+
+def write_as(log: Log) -> Outlet:
+    """The same, with the levels of our own loggers left as they are."""
     outlet = Outlet(format_for(log.format, journal=goes_to_journal()), Stderr(), RECENT)
     root = logging.getLogger()
     root.handlers[:] = [outlet]
     root.setLevel(logging.WARNING)
-    logging.getLogger("r3mes").setLevel(log.level.upper())
     return outlet

@@ -41,6 +41,15 @@ class LogLevels:
         self._changed.set()
         return _word(previous)
 
+    def configure(self, level: Level) -> None:
+        """Log what is at least ``level`` from now on, until somebody says otherwise.
+
+        The later word counts: what was set for a while before is over, and is not set back.
+        """
+        self._before.pop(OURS, None)
+        self._until.pop(OURS, None)
+        logging.getLogger(OURS).setLevel(level.upper())
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep time; whatever is changed at the end is set back."""
         self._running = True

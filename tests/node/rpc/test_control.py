@@ -49,6 +49,7 @@ class Parts:
     doors: Doors
     flaky: Flaky
     stop: Stop
+    levels: LogLevels
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def parts(autojump_clock: object) -> AsyncIterator[Parts]:
     )
     async with trio.open_nursery() as inner:
         await inner.start(root.run)
-        yield Parts(Caller(Dispatcher(control)), door, doors, flaky, stop)
+        yield Parts(Caller(Dispatcher(control)), door, doors, flaky, stop, levels)
         inner.cancel_scope.cancel()
 
 
@@ -152,6 +153,20 @@ async def test_log_level_is_set_back_by_itself(
         assert logger.level == logging.DEBUG
     await trio.sleep(2)
     assert logger.level == logging.WARNING
+
+
+async def test_a_level_that_is_configured_later_is_not_set_back(
+    parts: Parts, autojump_clock: object
+) -> None:
+    logger = logging.getLogger("r3mes")
+    before = logger.level
+    try:
+        await parts.call("node_setLogLevel", level="debug", ttl_s=100)
+        parts.levels.configure("error")
+        await trio.sleep(200)
+        assert logger.level == logging.ERROR
+    finally:
+        logger.setLevel(before)
 
 
 @pytest.mark.parametrize("name", ["pjrpc", "", "root", "r3mes.there.is.none", "r3mesx", "httpx"])
