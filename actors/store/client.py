@@ -96,9 +96,9 @@ class Store:
     def size_bytes(self) -> int:
         """What the database takes on the disk, its log included."""
         sizes = 0
-        for path in self.datadir.glob(f"{DATABASE}*"):
+        for ending in ("", "-wal", "-shm"):  # and not what a restore has put aside
             with suppress(FileNotFoundError):
-                sizes += path.stat().st_size
+                sizes += (self.datadir / f"{DATABASE}{ending}").stat().st_size
         return sizes
 
     def problem(self) -> R3mesError | None:

@@ -18,9 +18,10 @@ from r3mes.node.rpc.method import method
 
 
 class Store(Protocol):
-    """Knows what is wrong with itself."""
+    """Knows what is wrong with itself, and how large it is."""
 
     def problem(self) -> R3mesError | None: ...
+    def size_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class DbMethods:
         return DbStatus(
             path=str(datadir / DATABASE),
             schema=SCHEMA,
-            size_bytes=sum(path.stat().st_size for path in datadir.glob(f"{DATABASE}*")),
+            size_bytes=self._store.size_bytes(),
             problem=None if problem is None else str(problem),
             last_backup_at=last_backup(datadir),
         )

@@ -58,6 +58,8 @@ async def test_the_data(tmp_path: Path) -> None:
         assert status["path"] == str(tmp_path / "r3mes.sqlite3")
         assert (status["problem"], status["last_backup_at"]) == (None, None)
         assert status["size_bytes"] > 0
+        (tmp_path / "r3mes.sqlite3.replaced-20261125T120000Z").write_bytes(b"old" * 99)
+        assert await call("db_status") == status  # what a restore puts aside is not the database
         assert await call("db_check") == {"whole": True, "why": None}
 
 
