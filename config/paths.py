@@ -12,6 +12,7 @@ APP = "r3mes"
 CONFIG_VARIABLE = "R3MES_CONFIG"
 DATADIR_VARIABLE = "R3MES_NODE__DATADIR"
 SYSTEM_CONFIG = Path("/etc/r3mes/config.toml")
+SYSTEM_DATA = Path("/var/lib/r3mes")
 """Of the node that runs as a service of this machine."""
 
 

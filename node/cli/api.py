@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from r3mes.config.paths import SYSTEM_DATA
 from r3mes.config.schema import Config
 from r3mes.config.secrets import is_there, read_secret
 from r3mes.errors import REGISTRY, ConfigError, Forbidden, NodeNotRunning, R3mesError
@@ -25,15 +26,23 @@ def api_key(config: Config) -> str:
 
     Raises:
         ConfigError: there is none yet, or it is unusable.
+        Forbidden: it is for others, and so is the admin socket.
         NodeNotRunning: whoever may listen there is not the node of this data directory, which
             would have said so; the key is not for strangers.
     """
+    if key_is_closed(config):
+        raise _no_socket(config)
     if not is_there(config.api.key_file):
         raise ConfigError(f"there is no API key in {config.api.key_file}", do="run `r3mes init`")
     datadir = config.node.datadir
     if read_running(datadir) is None and os.access(datadir, os.R_OK | os.X_OK):
         raise not_running(config)
     return read_secret(config.api.key_file)
+
+
+def key_is_closed(config: Config) -> bool:
+    """Whether the key is where this user may not look, as that of a service is."""
+    return _closed(config.api.key_file.parent)
 
 
 def api_address(config: Config) -> str:
@@ -144,7 +153,8 @@ def _exchange(
 
 
 def _no_socket(config: Config) -> R3mesError:
-    if read_running(config.node.datadir) is None:
+    folder = admin_socket(config).parent
+    if read_running(config.node.datadir) is None and not _closed(folder):
         return not_running(config)
     return Forbidden(
         f"this user cannot open {admin_socket(config)}",
@@ -152,9 +162,17 @@ def _no_socket(config: Config) -> R3mesError:
     )
 
 
+def _closed(folder: Path) -> bool:
+    return os.path.exists(folder) and not os.access(folder, os.X_OK)
+
+
 def not_running(config: Config) -> NodeNotRunning:
     """The error for an API that does not answer."""
-    return NodeNotRunning(f"nothing answers at http://{api_address(config)}, the API of the node")
+    service = config.node.datadir == SYSTEM_DATA
+    return NodeNotRunning(
+        f"nothing answers at http://{api_address(config)}, the API of the node",
+        do="start it with `sudo systemctl start r3mes`" if service else None,
+    )
 
 
 def _silent(config: Config, timeout: float) -> NodeNotRunning:

@@ -12,7 +12,15 @@ import typer
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ModelNotFound, NotReady
 from r3mes.node.cli import completion
-from r3mes.node.cli.api import api_address, api_key, get, not_running, told
+from r3mes.node.cli.api import (
+    admin_socket,
+    api_address,
+    api_key,
+    get,
+    key_is_closed,
+    not_running,
+    told,
+)
 from r3mes.node.cli.output import harmless, remes, say, short
 from r3mes.node.cli.session import session
 
@@ -73,15 +81,14 @@ def chat(
 ) -> None:
     """Ask a model, or talk with it."""
     config = session(context).to_ask()
-    key = api_key(config)
+    key = None if key_is_closed(config) else api_key(config)
     name = model or _first_model(config)
 
     import openai
 
     options = {"model": name, "temperature": temperature, "max_tokens": max_tokens}
-    base_url = f"http://{api_address(config)}/v1"
     try:
-        with openai.OpenAI(base_url=base_url, api_key=key, max_retries=0) as client:
+        with _client(config, key) as client:
             if text is None and sys.stdin.isatty():
                 _dialogue(client, options)
             else:
@@ -91,6 +98,19 @@ def chat(
     except openai.APIError as error:
         body = error.body if isinstance(error.body, dict) else {"message": error.message}
         raise told({"code": error.code, **body}) from error
+
+
+def _client(config: Config, key: str | None) -> OpenAI:
+    """To the API with the key; without one to the admin socket, whose permissions stand for it."""
+    import httpx2  # what openai speaks HTTP with
+    import openai
+
+    if key is not None:
+        url = f"http://{api_address(config)}/v1"
+        return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+    socket = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(admin_socket(config))))
+    url = "http://localhost/v1"
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, http_client=socket)
 
 
 def _first_model(config: Config) -> str:

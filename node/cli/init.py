@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 import typer
 
+from r3mes.config.paths import SYSTEM_DATA
 from r3mes.config.schema import Config
 from r3mes.config.secrets import write_secret
 from r3mes.node.cli import passphrase
@@ -41,7 +42,7 @@ def init(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say only what was created.")] = False,
 ) -> None:
     """Create configuration, keys and wallet; overwrites nothing."""
-    current = session(context).own()
+    current = session(context, own=True)
     tell = partial(_tell, quiet=quiet)
     with _alone(current.file.parent):
         _config_file(current, tell)
@@ -144,8 +145,8 @@ def _next_steps(config: Config) -> str:
 
 
 def home(path: Path) -> str:
-    """``path`` with ``~`` for the home directory."""
-    try:
-        return f"~/{path.relative_to(Path.home())}"
-    except ValueError:
-        return str(path)
+    """``path`` with ``~`` for the home directory, if that is a person's."""
+    whose = Path.home()
+    if whose != SYSTEM_DATA and path.is_relative_to(whose):
+        return f"~/{path.relative_to(whose)}"
+    return str(path)

@@ -54,7 +54,7 @@ def run(
         "log.level": log_level,
         **flag_settings(setting or ()),
     }
-    current = session(context)
+    current = session(context, own=True)
     reload = Reload(current.load(flags), partial(current.load, flags), now_ms=now_ms)
     options = (("--datadir", current.datadir), ("--config", current.config))
     given = [f" {option} {quoted(path)}" for option, path in options if path]

@@ -109,13 +109,15 @@ def _places(root: Path | None, *, dry_run: bool) -> Places:
     """Where to, if this user may and this machine can.
 
     Raises:
-        Forbidden: not root.
+        Forbidden: not root, who alone may also look at all that is there.
         NoSystemd: nothing could start a service.
     """
     from r3mes.node.service.places import Places
 
-    if not dry_run and os.geteuid() != 0:
-        raise Forbidden("only root can change the services of a machine", do=f"run `{_as_root()}`")
+    if os.geteuid() != 0:
+        raise Forbidden(
+            "only root can see and change the services of a machine", do=f"run `{_as_root()}`"
+        )
     if root is not None:
         if not root.is_dir():
             raise ServiceError(f"{root} is no directory", do="name the root of a tree")

@@ -28,19 +28,18 @@ class Session:
     Args:
         config: the configuration file that was named; None takes the usual place.
         datadir: where everything is kept, the configuration included; None takes XDG's places.
+        own: stay with this user's node, even while there is none and the machine has a service.
     """
 
     config: Path | None
     datadir: Path | None
+    own: bool = False
 
     @property
     def file(self) -> Path:
         """The configuration file, whether or not it is there."""
-        return (self.config or config_file_in_force(os.environ, self.datadir)).absolute()
-
-    def own(self) -> Session:
-        """The same, with the configuration of this user even while there is none."""
-        return replace(self, config=self.config or config_file(os.environ, self.datadir))
+        usual = config_file if self.own else config_file_in_force
+        return (self.config or usual(os.environ, self.datadir)).absolute()
 
     def load(self, flags: Mapping[str, object] | None = None, text: str | None = None) -> Loaded:
         """The configuration; with ``text`` as if the file held that.
@@ -92,9 +91,9 @@ class Session:
         return self.config is not None or CONFIG_VARIABLE in os.environ
 
 
-def session(context: typer.Context) -> Session:
-    """The session of a command."""
+def session(context: typer.Context, *, own: bool = False) -> Session:
+    """The session of a command; one that makes or runs a node asks for this user's ``own``."""
     found = context.find_object(Session)
     if found is None:
         raise RuntimeError("the command runs outside of the application")
-    return found
+    return replace(found, own=own)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r3mes.config.editing import with_value
 from r3mes.config.load import Loaded, load
-from r3mes.config.paths import APP, SYSTEM_CONFIG
+from r3mes.config.paths import APP, SYSTEM_CONFIG, SYSTEM_DATA
 from r3mes.config.secrets import is_there
 from r3mes.errors import ServiceError, ServiceHasNode
 from r3mes.node.cli.init import TEMPLATE
@@ -18,7 +18,6 @@ from r3mes.node.service.places import (
     ADMIN_SOCKET,
     API_KEY,
     CREDENTIAL_DROP_IN,
-    DATA,
     GPU_DROP_IN,
     UNIT,
     Places,
@@ -156,17 +155,21 @@ def _config_text(places: Places, source: Source | None) -> str:
     given = _given(places, source)
     text = given.read_text() if is_there(given) else TEMPLATE
     origins = load(file=given, env={}, flags={}, text=text).origins
-    own = {"node.datadir": DATA, "api.admin_socket": ADMIN_SOCKET, "api.key_file": DATA / API_KEY}
+    own = {
+        "node.datadir": SYSTEM_DATA,
+        "api.admin_socket": ADMIN_SOCKET,
+        "api.key_file": SYSTEM_DATA / API_KEY,
+    }
     for key, value in own.items():
         if given != places.config or origins[key] == "default":
             text = with_value(text, key, str(value))
     if given != places.config:
         text = with_value(text, "wallet.passphrase_file", None)
     config = load(file=places.config, env={}, flags={}, text=text).config
-    if config.node.datadir != DATA:
+    if config.node.datadir != SYSTEM_DATA:
         raise ServiceError(
-            f"{places.config} names another node.datadir than {DATA}, where a service keeps it",
-            do=f"take that line out; a disk of its own can be mounted at {DATA}",
+            f"{places.config} sets node.datadir, but the data of a service are in {SYSTEM_DATA}",
+            do="take that line out",
         )
     return text
 

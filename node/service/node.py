@@ -163,6 +163,7 @@ def _seal(places: Places, draft: Path) -> str:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.new")
     run([*SEAL, "-", str(new)], secret=read_secret(path))
+    new.chmod(0o600)
     if file.exists():  # of a node that was here before: without it nothing opens that one's wallet
         file.rename(f"{file}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     new.rename(file)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import r3mes
-from r3mes.config.paths import SYSTEM_CONFIG
+from r3mes.config.paths import SYSTEM_CONFIG, SYSTEM_DATA
 from r3mes.errors import ServiceError
 
 ACCOUNT = "r3mes"
 UNIT = "r3mes.service"
-DATA = Path("/var/lib/r3mes")
 ADMIN_SOCKET = Path("/run/r3mes/admin.sock")
 API_KEY = "api-key"
 CREDENTIAL = Path("/etc/credstore.encrypted/r3mes.wallet-passphrase")
@@ -46,7 +45,7 @@ class Places:
 
     @property
     def data(self) -> Path:
-        return self.at(DATA)
+        return self.at(SYSTEM_DATA)
 
     @property
     def node_key(self) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from r3mes.config import paths
 from r3mes.config.secrets import write_secret
+from r3mes.node.cli import api
+from r3mes.node.cli.session import Session
 from r3mes.node.service.reach import Program
 from tests.node.service.conftest import with_systemd
 
@@ -32,6 +36,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of another machine; the program is where a service reaches it."""
     program = Program(Path("/usr/local/bin/r3mes"), ())
     monkeypatch.setattr(Program, "running", lambda: program)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     (tmp_path / "tree/etc").mkdir(parents=True)
     return tmp_path / "tree"
 
@@ -68,10 +73,10 @@ def test_a_dry_run_changes_nothing(cli: Cli, tree: Path) -> None:
 
 def test_only_root_may(cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    for verb in ("install", "uninstall"):
-        refused = cli("service", verb, "--root", str(tree))
+    for words in (("install",), ("install", "--dry-run"), ("uninstall",)):
+        refused = cli("service", *words, "--root", str(tree))
         assert refused.code == 77
-        assert f"service {verb} --root {tree}`." in refused.err
+        assert f"service {' '.join(words)} --root {tree}`." in refused.err
         assert "Run `sudo /" in refused.err
 
 
@@ -122,3 +127,36 @@ def test_no_systemd_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (said.code, said.out) == (69, "")
     assert "error R3-SERVICE-002: " in said.err
     assert "has not been booted" in said.err
+
+
+@pytest.mark.parametrize("words", [("status",), ("chat", "--model", "builtin", "hi"), ("peers",)])
+def test_the_socket_of_a_service_that_is_closed_to_this_user(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Root may look anywhere, so that what the kernel tells another user is said for it."""
+    write_secret(cli.datadir / "api-key", "rk_1")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != cli.datadir and real(path, mode))
+    refused = cli(*words)
+    if words[0] == "chat":  # by the socket, which is not there
+        assert (refused.code, refused.err[:18]) == (69, "error R3-NODE-003:")
+    else:
+        assert refused.code == 77
+        assert f"cannot open {cli.datadir}/admin.sock. Run it as the user of the" in refused.err
+
+
+def test_a_service_is_started_by_systemd(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "SYSTEM_DATA", cli.datadir)
+    write_secret(cli.datadir / "api-key", "rk_1")
+    (cli.datadir / "config.toml").write_text("api.listen = '127.0.0.1:1'\n")
+    assert "Start it with `sudo systemctl start r3mes`." in cli("status").err
+
+
+def test_a_person_runs_a_node_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine has a service, `init` and `run` keep away from its data."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / "service.toml")
+    paths.SYSTEM_CONFIG.write_text(f"node.datadir = '{tmp_path}/services'\n")
+    anywhere = Session(None, None)
+    assert anywhere.load().config.node.datadir == tmp_path / "services"
+    assert replace(anywhere, own=True).file == tmp_path / "home/r3mes/config.toml"

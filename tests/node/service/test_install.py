@@ -120,6 +120,7 @@ def test_what_systemd_is_told(live: Places, calls: Path) -> None:
 def test_the_passphrase_is_sealed_and_nowhere_else(live: Places) -> None:
     install(live)
     assert live.credential.read_text().strip()
+    assert stat.S_IMODE(live.credential.stat().st_mode) == 0o600
     assert not list(live.data.rglob("*.passphrase"))
     assert live.drop_in("50-credential.conf").exists()
 
