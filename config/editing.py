@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from r3mes.errors import ConfigError
+from r3mes.errors import ConfigError, StoreFull
 
 
 def with_value(text: str, key: str, value: object) -> str:
@@ -39,6 +40,7 @@ def replace_file(path: Path, text: str) -> None:
     """Put ``text`` in the place of the file, whole or not at all; its mode stays.
 
     Raises:
+        StoreFull: there is no room for it.
         ConfigError: it cannot be written.
     """
     target = path.resolve()
@@ -54,4 +56,7 @@ def replace_file(path: Path, text: str) -> None:
         draft.replace(target)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ConfigError(f"{target} cannot be written: {error.strerror}") from None
+        if error.errno == errno.ENOSPC:
+            raise StoreFull(f"no space is left for {target}") from None
+        do = "let this user write there; nothing was changed"
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", do=do) from None

@@ -96,6 +96,18 @@ def value_of(config: Config, key: str) -> object:
     return getattr(layer, name) if name else layer
 
 
+def check_value(key: str, value: object, origin: str) -> None:
+    """See that ``value``, which came from ``origin``, is right for the dotted key by itself.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        _checked(all_keys()[key], Setting(key, value, origin))
+    except ConfigError as error:
+        raise ConfigError(error.detail, do="give another value; nothing was changed") from None
+
+
 def _checked(key: Key, setting: Setting) -> object:
     try:
         return key.check(setting.value)

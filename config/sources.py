@@ -179,6 +179,9 @@ def _read(path: Path) -> str:
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         return data.decode()
+    except PermissionError:
+        do = "run this as the user of the node, or let this user read the file"
+        raise ConfigError(f"{path} cannot be read by this user", do=do) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

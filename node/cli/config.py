@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from r3mes.config.load import Loaded, all_keys, load, value_of
+from r3mes.config.load import Loaded, all_keys, check_value, load, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import ConfigError
 from r3mes.node.cli import completion
@@ -47,7 +47,7 @@ def show_config(
         show(value if isinstance(value, str) else _toml(value))
     else:
         for name in names:
-            line = f"{name} = {_toml(_plain(value_of(loaded.config, name)))}"
+            line = f"{name} = {_value(loaded, name)}"
             show(f"{line:<60}  # {loaded.origins.get(name, 'default')}" if origin else line)
 
 
@@ -73,7 +73,9 @@ def path(context: typer.Context) -> None:
 def set_value(context: typer.Context, key: SingleKey, value: str) -> None:
     """Change one value in the file; comments stay, and a running node takes it over if it can."""
     name = _single(key)
-    _change(context, name, all_keys()[name].parse(value))
+    wanted = all_keys()[name].parse(value)
+    check_value(name, wanted, "argument VALUE")
+    _change(context, name, wanted)
 
 
 @app.command()
@@ -91,30 +93,24 @@ def _change(context: typer.Context, name: str, value: object) -> None:
         if done["overridden_by"]:
             show(f"{name} is changed in the file, but {done['overridden_by']} overrides it")
         else:
-            show(f"{name}: " + ("in force" if done["in_force"] else "in force after a restart"))
+            when = "in force" if done["in_force"] else "in force after a restart"
+            show(f"{name} = {_value(current.load_or_default(), name)}: {when}")
         return
     from r3mes.config.editing import replace_file, with_value
 
     text = current.file.read_text() if current.file.exists() else ""
-    _check_text(current.file, new := with_value(text, name, value))
+    new = with_value(text, name, value)
+    wanted = load(file=current.file, env={}, flags={}, text=new)
+    current.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(current.file, new)
-    show(f"{name}: in force when the node starts   {current.file}")
-
-
-def _check_text(file: Path, text: str) -> None:
-    """See that ``text`` would be a right configuration in the place of ``file``."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        draft.write_text(text)
-        load(file=draft, env={}, flags={})
-    except ConfigError as error:
-        raise ConfigError(error.detail.replace(str(draft), str(file)), do=error.do) from None
-    finally:
-        draft.unlink(missing_ok=True)
+    show(f"{name} = {_value(wanted, name)}: in force when the node starts   {current.file}")
 
 
 def _single(key: str) -> str:
+    if key.partition(".")[0] == "models":
+        raise ConfigError(
+            "models are changed in the file itself", do="`r3mes config path` says which"
+        )
     name = _known(key)
     if "." not in name:
         raise ConfigError(f"{key} is a section: name one of its keys", do="such as log.level")
@@ -127,6 +123,10 @@ def _known(key: str) -> str:
     if name and section == "models":
         raise ConfigError("models are shown whole", do="run `r3mes config show models`")
     return known_key(section, name, "argument KEY") if name else section
+
+
+def _value(loaded: Loaded, name: str) -> str:
+    return _toml(_plain(value_of(loaded.config, name)))
 
 
 def _entry(loaded: Loaded, name: str, *, origin: bool) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,7 +119,7 @@ def _args(docstring: str) -> dict[str, str]:
 
 
 def _row(name: str, schema: Mapping[str, Any], required: bool) -> str:
-    default = "(needed)" if required else f"`{schema.get('default')}`"
+    default = "(needed)" if required else f"`{json.dumps(schema.get('default'))}`"
     return f"| `{name}` | {short(schema)} | {default} | {schema.get('description', '')} |"
 
 

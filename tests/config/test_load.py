@@ -13,6 +13,7 @@ import pytest
 
 from r3mes.config.load import OTEL_LIBRARIES, Loaded, load, served_name
 from r3mes.config.reference import PAGE, config_page
+from r3mes.config.sources import from_file
 from r3mes.errors import ConfigError, InsecureFile
 
 Write: TypeAlias = Callable[..., Loaded]
@@ -209,3 +210,13 @@ def test_a_collector_without_the_library_says_what_to_install(
     assert write("").config.otel.endpoint is None
     with pytest.raises(ConfigError, match=r"config.toml:2: .*pip install 'r3mes\[otel\]'"):
         write(f'[otel]\nendpoint = "{COLLECTOR}"\n')
+
+
+def test_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(ConfigError, match="cannot be read by this user") as refused:
+        list(from_file(tmp_path / "config.toml"))
+    assert "as the user of the node" in refused.value.do

@@ -11,7 +11,7 @@ import trio
 from pydantic import Field
 
 from r3mes.config.editing import replace_file, with_value
-from r3mes.config.load import Loaded, all_keys, value_of
+from r3mes.config.load import Loaded, all_keys, check_value, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import BadRequest, ConfigError
 from r3mes.node.audit import audit
@@ -104,6 +104,8 @@ class ConfigMethods:
         in the file itself.
         """
         key = _key(path)
+        if value is not None:
+            check_value(key, value, "value")
         async with self._one_at_a_time:
             file = self._reload.loaded.file
             text = await trio.to_thread.run_sync(_text, file)
