@@ -43,8 +43,9 @@ run: setup
 	@$(BIN)/r3mes init --quiet
 	@exec $(BIN)/r3mes run
 
+# All but tests/fuzz, which CI runs with 20 000 cases: FUZZ_CASES=20000 pytest tests/fuzz
 test: setup
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/fuzz
 
 
 check: setup
