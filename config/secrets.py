@@ -24,6 +24,11 @@ def is_there(path: Path) -> bool:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except PermissionError:
+        raise ConfigError(
+            f"this user may not look for {path}",
+            do="run it as the owner of that folder, or by sudo",
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     return True

@@ -72,11 +72,12 @@ def install(
 @app.command()
 def uninstall(root: Root = None, dry_run: DryRun = False) -> None:
     """Stop the service and take its files away; data and configuration stay."""
-    from r3mes.node.service.install import removal
+    from r3mes.node.service.install import removal, there
 
     places = _places(root, dry_run=dry_run)
     _take(removal(places), dry_run=dry_run)
-    show(f"Left     {places.data}, {places.config.parent}, {places.credential} and the account")
+    for path in there(places.data, places.config, places.credential):
+        show(f"Left     {path}")
 
 
 @app.command(cls=Command)

@@ -130,12 +130,16 @@ def removal(places: Places) -> Iterator[Step]:
     if places.unit.exists():
         now = ["--now"] if places.live else []
         yield Run([*places.in_root("systemctl"), "disable", *now, UNIT])
-    ours = (places.drop_in(name) for name in (GPU_DROP_IN, CREDENTIAL_DROP_IN))
-    for path in (*ours, places.unit, places.sysusers, places.tmpfiles):
-        if path.exists():
-            yield Remove(path)
-    if places.live:
+    drop_ins = (places.drop_in(name) for name in (GPU_DROP_IN, CREDENTIAL_DROP_IN))
+    ours = there(*drop_ins, places.unit, places.sysusers, places.tmpfiles)
+    yield from map(Remove, ours)
+    if places.live and ours:
         yield Run(["systemctl", "daemon-reload"])
+
+
+def there(*paths: Path) -> list[Path]:
+    """Those that are there."""
+    return [path for path in paths if path.exists()]
 
 
 def unit_text(executable: Path) -> str:

@@ -17,6 +17,7 @@ import trio.testing
 from r3mes.config.load import load
 from r3mes.config.secrets import write_secret
 from r3mes.errors import BadRequest, ConfigError, MethodNotFound, NoPeer
+from r3mes.node.cli import chat
 from r3mes.node.cli.api import call
 from r3mes.node.cli.session import Session
 from r3mes.node.http.app import build_admin_app
@@ -255,6 +256,17 @@ async def test_the_admin_socket_needs_no_key(ask: Ask, api: Api, admin: None) ->
     await trio.testing.wait_all_tasks_blocked(0.1)
     for words in (("status",), ("models",), ("health",)):
         assert (await ask(*words)).code == 0, words
+
+
+async def test_chat_where_the_key_is_a_service_s(
+    ask: Ask, api: Api, admin: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "key_is_closed", lambda config: True)
+    api.server.drain()
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    ran = await ask("chat", "--model", "org/tiny", "Hi")
+    assert ran.code == 0, ran.err
+    assert ran.out
 
 
 async def test_calls_and_their_errors(cli: Cli, admin: None) -> None:

@@ -59,7 +59,11 @@ def test_install_and_uninstall_say_what_they_did(cli: Cli, tree: Path) -> None:
     last = cli("service", "uninstall", "--root", str(tree))
     assert last.code == 0, last.err
     assert f"Removed  {tree}/etc/systemd/system/r3mes.service\n" in last.out
-    assert f"Left     {tree}/var/lib/r3mes" in last.out
+    assert last.out.endswith(
+        f"Left     {tree}/var/lib/r3mes\nLeft     {tree}/etc/r3mes/config.toml\n"
+    )
+    again = cli("service", "uninstall", "--root", str(tree))
+    assert (again.code, again.out.count("Left"), again.out.count("\n")) == (0, 2, 2)
 
 
 def test_a_dry_run_changes_nothing(cli: Cli, tree: Path) -> None:

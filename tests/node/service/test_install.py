@@ -114,6 +114,11 @@ def test_what_systemd_is_told(live: Places, calls: Path) -> None:
         f"--root={live.root}",
         "restart",
     ]
+    calls.write_text("")
+    for step in list(removal(live)):
+        step.do()
+    said = calls.read_text().splitlines()
+    assert [line.split()[2:] for line in said] == [["disable", "--now", "r3mes.service"], []]
 
 
 @with_systemd
