@@ -15,10 +15,10 @@ from msgspec import Meta
 from r3mes.config.paths import data_directory
 
 PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
-ADDRESS = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):{PORT}$"
-MULTIADDRESS = rf"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/{PORT}(/p2p/[A-Za-z0-9]+)?$"
-ORIGIN = r"^https?://[^/\s]+$"
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
+ADDRESS = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):{PORT}\Z"
+MULTIADDRESS = rf"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/{PORT}(/p2p/[A-Za-z0-9]+)?\Z"
+ORIGIN = r"^https?://[^/\s]+\Z"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z"
 MODELS_CAP = 32
 """Most models of one node: as many as its hello to peers can name."""
 
@@ -46,7 +46,7 @@ class Node(Layer, frozen=True):
     chain_id: Annotated[
         str,
         key("The network it belongs to; peers of another are not used.",
-            "up to 50 letters, digits, ., _ and -", pattern=r"^[A-Za-z0-9._-]{1,50}$"),
+            "up to 50 letters, digits, ., _ and -", pattern=r"^[A-Za-z0-9._-]{1,50}\Z"),
     ] = "r3mes-dev-1"  # fmt: skip
     datadir: Annotated[
         Path, key("Where database, keys and wallets are; `--datadir` moves this file there too.")
@@ -101,7 +101,7 @@ class P2p(Layer, frozen=True):
             "multiaddresses, such as /ip4/203.0.113.5/tcp/7330"),
     ] = ()  # fmt: skip
     bootstrap: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^/.+/p2p/[A-Za-z0-9]+$")], ...],
+        tuple[Annotated[str, Meta(pattern=r"^/.+/p2p/[A-Za-z0-9]+\Z")], ...],
         key("Peers to connect to at start.",
             "multiaddresses with a peer id, such as /ip4/203.0.113.5/tcp/7330/p2p/12D3KooW…"),
     ] = ()  # fmt: skip
@@ -114,7 +114,7 @@ class Engine(Layer, frozen=True):
     device: Annotated[
         str,
         key("Where models run; auto takes a GPU if there is one.", "auto, cpu, cuda or cuda:N",
-            pattern=r"^(auto|cpu|cuda(:\d+)?)$"),
+            pattern=r"^(auto|cpu|cuda(:\d+)?)\Z"),
     ] = "auto"  # fmt: skip
     require: Annotated[
         Literal["any", "cuda"],
@@ -196,7 +196,7 @@ class Wallet(Layer, frozen=True):
         key(
             "Which wallet in the data directory.",
             "up to 64 letters, digits, _ and -",
-            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
         ),
     ] = "default"
     passphrase_file: Annotated[
@@ -226,7 +226,7 @@ class Metrics(Layer, frozen=True):
     listen: Annotated[
         str,
         key("Where it is scraped; port 0 takes a free one, empty turns it off.",
-            "host:port, such as 127.0.0.1:7332, or empty", pattern=f"^$|{ADDRESS}"),
+            "host:port, such as 127.0.0.1:7332, or empty", pattern=rf"^\Z|{ADDRESS}"),
     ] = "127.0.0.1:7332"  # fmt: skip
 
 
@@ -234,7 +234,7 @@ class Otel(Layer, frozen=True):
     """Traces by OpenTelemetry, if a collector is named; see `docs/tracing.md`."""
 
     endpoint: Annotated[
-        Annotated[str, Meta(pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?$")] | None,
+        Annotated[str, Meta(pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?\Z")] | None,
         key("Where a collector takes traces by OTLP over HTTP; no traces if not set.",
             "the whole URL, such as http://127.0.0.1:4318/v1/traces, without a password"),
     ] = None  # fmt: skip

@@ -17,7 +17,7 @@ from r3mes.errors import BackupInvalid
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 NODE_KEY, CONFIG = "keys/node.key", "config.toml"
-NAME = rf"^({re.escape(DATABASE)}|{NODE_KEY}|{re.escape(CONFIG)}|wallets/[A-Za-z0-9_-]{{1,64}}\.(json|passphrase|backed-up))$"  # noqa: E501
+NAME = rf"^({re.escape(DATABASE)}|{NODE_KEY}|{re.escape(CONFIG)}|wallets/[A-Za-z0-9_-]{{1,64}}\.(json|passphrase|backed-up))\Z"  # noqa: E501
 """Nothing else is in a backup, so nothing else can be put anywhere by one."""
 
 
@@ -26,7 +26,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(pattern=NAME)]
     size: Annotated[int, Meta(ge=0)]
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

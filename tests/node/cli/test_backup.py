@@ -230,6 +230,10 @@ def climb(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
     files["wallets/../../evil.json"] = files["wallets/default.json"]
 
 
+def new_line(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
+    files["config.toml\n"] = b""
+
+
 def smuggle(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
     manifest["smuggled"] = True
 
@@ -259,6 +263,7 @@ def later_format(manifest: dict[str, Any], files: dict[str, bytes]) -> None:
     [
         (drop_wallet, "it has no wallet"),
         (climb, "its manifest cannot be read"),
+        (new_line, "its manifest cannot be read"),
         (smuggle, "unknown field"),
         (other_node, "its node key is not the one it says"),
         (no_key, "keys/node.key is not a node key"),
