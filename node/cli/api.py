@@ -18,7 +18,8 @@ from r3mes.errors import REGISTRY, ConfigError, Forbidden, NodeNotRunning, R3mes
 from r3mes.node.running import read_running
 
 TIMEOUT_S = 10.0
-MAX_BYTES = 8 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
+"""Most of an answer: all that the node keeps of its log is up to 16 MiB of text, before JSON."""
 
 
 def api_key(config: Config) -> str:

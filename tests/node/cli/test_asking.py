@@ -101,6 +101,14 @@ async def test_json_of_the_read_commands(ask: Ask) -> None:
     ]
 
 
+async def test_an_answer_as_long_as_the_whole_log(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STATUS, "version", "x" * (17 << 20))
+    ran = await ask("status", "--json")
+    assert (ran.code, len(json.loads(ran.out)["version"])) == (0, 17 << 20), ran.err
+
+
 async def test_tables(ask: Ask) -> None:
     peers = (await ask("peers")).out.splitlines()
     assert peers[0].split() == ["PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE"]
