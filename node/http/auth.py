@@ -126,6 +126,7 @@ class AdminKey:
     scopes: frozenset[str] = frozenset("riwa")
     models: tuple[str, ...] | None = None
     rpm: int | None = None
+    expires_ms: int | None = None
 
 
 class Admin:

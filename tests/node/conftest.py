@@ -41,6 +41,7 @@ class SmallKey:
     scopes: set[str]
     models: tuple[str, ...] | None = None
     rpm: int | None = None
+    expires_ms: int | None = None
 
 
 KEYS = {

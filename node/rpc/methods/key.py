@@ -1,12 +1,14 @@
 """API keys: who may use this node, for what, how much and how long.
 
-Nobody can give a key more than the own one has; the admin socket has everything.
+Nobody can give a key more than the own one has: no other scopes or models, and no longer life; the
+admin socket has everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
@@ -16,6 +18,7 @@ from r3mes.actors.keyring.key import MAX_MS
 from r3mes.actors.ledger import Usage
 from r3mes.errors import BadRequest, Forbidden, NotFound
 from r3mes.node.audit import audit
+from r3mes.node.http.ports import ApiKey as Caller
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import method
 
@@ -104,7 +107,7 @@ class KeyMethods:
         without `expires_ms` until it is revoked.
         """
         new = NewKey(name, scopes, models, rpm, expires_ms)
-        self._check_may_give(context, new.letters)
+        _check_may_give(context.key, new)
         made = await self._keyring.create(new)
         audit("key_created", key=made.id, name=name, scopes=new.letters, models=new.models_json,
               rpm=rpm, expires_ms=expires_ms, **_by(context))  # fmt: skip
@@ -122,7 +125,7 @@ class KeyMethods:
         `key_list` shows when each was used last, `key_retire` ends the old one early. A new secret
         that was never used is taken for lost and replaced.
         """
-        self._check_may_give(context, "".join((await self._keyring.find(id)).scopes))
+        _check_may_give(context.key, await self._keyring.find(id))
         made = await self._keyring.rotate(id, grace_ms=grace_s * 1000)
         audit("key_rotated", key=id, grace_s=grace_s, **_by(context))
         return made
@@ -147,15 +150,6 @@ class KeyMethods:
         await self._keyring.find(id)
         return await self._ledger.usage(id, since_ms=since_ms)
 
-    def _check_may_give(self, context: Context, letters: str) -> None:
-        more = sorted(set(letters) - set(context.key.scopes))
-        if more:
-            raise Forbidden(
-                f"the key {context.key.name!r} cannot give the scopes {', '.join(more)}, which it "
-                "has not",
-                do="use the admin socket: run `r3mes keys` on the node's machine",
-            )
-
     def _shown(self, key: ApiKey) -> KeyShown:
         return KeyShown(
             id=key.id,
@@ -177,6 +171,24 @@ class KeyMethods:
         if key.revoked_ms is not None:
             return "revoked"
         return "expired" if self._keyring.has_expired(key) else "active"
+
+
+def _check_may_give(own: Caller, other: NewKey | ApiKey) -> None:
+    """See that whoever holds ``own`` may be told a secret of ``other``."""
+    if scopes := sorted(set(other.scopes) - set(own.scopes)):
+        what = f"the scopes {', '.join(scopes)}, which it has not"
+    elif own.models is not None and (
+        other.models is None or not set(other.models) <= set(own.models)
+    ):
+        what = "models that it may not ask"
+    elif own.expires_ms is not None and (other.expires_ms or inf) > own.expires_ms:
+        what = "a longer life than it has"
+    else:
+        return
+    raise Forbidden(
+        f"the key {own.name!r} cannot give {what}",
+        do="use the admin socket: run `r3mes keys` on the node's machine",
+    )
 
 
 def _by(context: Context) -> dict[str, str | None]:

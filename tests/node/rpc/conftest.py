@@ -48,6 +48,7 @@ class Key:
     scopes: frozenset[str] = frozenset("riwa")
     models: tuple[str, ...] | None = None
     rpm: int | None = None
+    expires_ms: int | None = None
 
 
 @dataclass

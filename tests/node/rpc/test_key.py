@@ -112,6 +112,28 @@ async def test_nobody_gives_more_than_he_has(keys: Keys) -> None:
     assert len(await keys("key_list")) == 2
 
 
+@pytest.mark.parametrize(
+    ("own", "less", "more"),
+    [
+        ({"models": ["tiny"]}, {"models": ["tiny"]}, {"models": ["tiny", "large"]}),
+        ({"models": ["tiny"]}, {"models": ["tiny"]}, {}),
+        ({"expires_ms": 2_000_000}, {"expires_ms": 1_500_000}, {"expires_ms": 2_500_000}),
+        ({"expires_ms": 2_000_000}, {"expires_ms": 2_000_000}, {}),
+    ],
+)
+async def test_limited_key_gives_nobody_more_than_its_limits(
+    keys: Keys, own: dict[str, Any], less: dict[str, Any], more: dict[str, Any]
+) -> None:
+    other = await keys("key_create", name="other", scopes="i", **more)
+    made = await keys("key_create", name="own", scopes="ai", **own)
+    keys.key = await keys.keyring.check(made["secret"])
+    assert "secret" in await keys("key_create", name="less", scopes="i", **less)
+    refused = await keys("key_create", name="more", scopes="i", **more)
+    assert refused["code"] == "permission_denied"
+    assert (await keys("key_rotate", id=other["id"]))["code"] == "permission_denied"
+    assert "secret" in await keys("key_rotate", id=made["id"])
+
+
 async def test_usage_of_a_key(keys: Keys) -> None:
     made = await keys("key_create", name="x", scopes="i")
     receipt = Receipt(

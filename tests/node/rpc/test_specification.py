@@ -23,6 +23,7 @@ class Key:
     scopes: frozenset[str] = frozenset("r")
     models: None = None
     rpm: None = None
+    expires_ms: None = None
 
 
 @dataclass
