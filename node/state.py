@@ -229,8 +229,9 @@ class State:
         return {"earned_uremes": totals.earned_uremes, "spent_uremes": totals.spent_uremes}
 
 
-def _check(name: str, problem: object) -> Check:
-    return Check(name, ok=problem is None, reason=None if problem is None else str(problem))
+def _check(name: str, problem: R3mesError | str | None) -> Check:
+    """Its reason goes into sentences of others, and so has no full stop."""
+    return Check(name, problem is None, None if problem is None else str(problem).rstrip("."))
 
 
 def _counted(number: int, what: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from r3mes import __version__
 from r3mes.actors.store.backup import backup
 from r3mes.actors.store.batch import Connection
-from r3mes.actors.store.datadir import BACKUPS
+from r3mes.actors.store.datadir import BACKUPS, DATABASE
 from r3mes.errors import StoreNewer
 
 logger = logging.getLogger(__name__)
@@ -111,15 +111,14 @@ def _newer(connection: Connection, datadir: Path, present: int, target: int) -> 
         row = None
     program = row[0] if row else "a newer version"
     install = f"install r3mes >= {program}" if row else "install the version that wrote it"
-    saved = datadir / BACKUPS / f"pre-v{target + 1}.sqlite3"
     candidates = [
         file
         for number in range(target + 1, present + 1)
         if (file := datadir / BACKUPS / f"pre-v{number}.sqlite3").exists()
     ]
-    backup_file = candidates[0] if candidates else saved
+    way = f"put {candidates[0]} in the place of {DATABASE}" if candidates else "restore a backup"
     return StoreNewer(
         f"the data is schema {present} (written by {program}); this is r3mes {__version__} "
         f"(schema {target} at most)",
-        do=f"{install}, or put {backup_file} in the place of r3mes.sqlite3",
+        do=f"{install}, or {way}",
     )

@@ -13,6 +13,7 @@ left out: a node's key has a file of its own, without passphrase.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -34,7 +35,14 @@ from r3mes.chain.keys.addresses import parse_address
 from r3mes.chain.keys.secret_file import read_secret
 from r3mes.chain.keys.wallet import Wallet
 from r3mes.config.secrets import create_secret
-from r3mes.errors import BadRequest, PassphraseWrong, WalletError, WalletExists, WalletMissing
+from r3mes.errors import (
+    BadRequest,
+    PassphraseWrong,
+    StoreFull,
+    WalletError,
+    WalletExists,
+    WalletMissing,
+)
 from r3mes.ids import Address
 
 FILE_CAP = 16 * 1024
@@ -83,6 +91,7 @@ def create_keystore(path: Path, wallet: Wallet, passphrase: str, *, cost: KdfCos
 
     Raises:
         WalletExists: there is a file; nothing was changed.
+        StoreFull: there is no room for it.
         WalletError: the passphrase is empty, or the file cannot be written.
     """
     if not passphrase:
@@ -108,6 +117,8 @@ def create_keystore(path: Path, wallet: Wallet, passphrase: str, *, cost: KdfCos
     except OSError as error:
         if path.exists():
             raise WalletExists(f"{path} is there already") from None
+        if error.errno == errno.ENOSPC:
+            raise StoreFull(f"no space is left for {path}") from None
         raise WalletError(
             f"{path} cannot be written: {os.strerror(error.errno or 0)}",
             do="check the folder's owner and the space on its disk",

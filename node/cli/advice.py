@@ -49,6 +49,13 @@ def _loading(status: Status) -> Advice | None:
     return None
 
 
+def _unloaded(status: Status) -> Advice | None:
+    names = [model["name"] for model in status["models"] if model["state"] == "unloaded"]
+    if status["ready"] or not names:
+        return None
+    return Advice(f"the model {names[0]} was unloaded", f"r3mes models load {names[0]}")
+
+
 def _not_ready(status: Status) -> Advice | None:
     if status["ready"]:
         return None
@@ -73,6 +80,7 @@ QUESTIONS: tuple[Callable[[Status], Advice | None], ...] = (
     _locked,
     _model_failed,
     _loading,
+    _unloaded,
     _not_ready,
     _wallet,
     _backup,

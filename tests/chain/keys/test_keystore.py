@@ -1,5 +1,6 @@
 """A keystore opens for its passphrase only, tells damage apart, and is never overwritten."""
 
+import errno
 import json
 import os
 import stat
@@ -22,6 +23,7 @@ from r3mes.config.secrets import create_secret
 from r3mes.errors import (
     InsecureFile,
     PassphraseWrong,
+    StoreFull,
     WalletError,
     WalletExists,
     WalletMissing,
@@ -178,6 +180,18 @@ def test_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     with pytest.raises(WalletError, match="cannot be written"):
         create_keystore(tmp_path / "file" / "w.json", wallet, "x", cost=cheap)
+
+
+def test_a_full_disk_is_named(
+    tmp_path: Path, wallet: Wallet, cheap: KdfCost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreFull, match="no space is left for"):
+        create_keystore(tmp_path / "w.json", wallet, "x", cost=cheap)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_real_cost_is_what_rfc_9106_asks_at_least() -> None:

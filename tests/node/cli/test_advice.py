@@ -16,6 +16,7 @@ FINE: dict[str, Any] = {
     "last_backup_at": 1.0,
 }
 FAILED = {"name": "m", "state": "failed", "why": "no file"}
+UNLOADED = {"name": "m", "state": "unloaded", "why": None}
 UNSAFE = {"wallet": {"backed_up": False}, "last_backup_at": None}
 
 
@@ -31,6 +32,8 @@ def test_nothing_to_do() -> None:
         ({**UNSAFE, "ready": False, "reasons": ["the disk is full"]}, "r3mes logs"),
         ({**UNSAFE, "models": [FAILED]}, "r3mes doctor"),
         ({"ready": False, "reasons": ["no peer"], "models": []}, "serve a model"),
+        ({"ready": False, "reasons": ["m"], "models": [UNLOADED]}, "r3mes models load m"),
+        ({**UNSAFE, "models": [FINE["models"][0], UNLOADED]}, "r3mes wallet backup"),
         ({"models": [FAILED], "reasons": ["the node is stopping"]}, "wait"),
     ],
 )
