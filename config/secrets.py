@@ -13,6 +13,8 @@ from r3mes.errors import ConfigError, InsecureFile
 
 MAX_BYTES = 4096
 
+NAME_ANOTHER = "name a file that is there and that this user can read"
+
 
 def is_there(path: Path) -> bool:
     """Whether there is something at ``path``.
@@ -44,9 +46,9 @@ def check_secret_file(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", do=NAME_ANOTHER) from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path} is not a regular file")
+        raise ConfigError(f"{path} is not a regular file", do=NAME_ANOTHER)
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise InsecureFile(
@@ -77,7 +79,7 @@ def read_credential(path: Path) -> str:
     try:
         text = path.read_bytes()[: MAX_BYTES + 1].decode().strip("\r\n")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", do=NAME_ANOTHER) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file") from None
     if not text or len(text) > MAX_BYTES:

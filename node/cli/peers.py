@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ Banned = Annotated[
     str,
     typer.Argument(help="As `r3mes peers bans` shows it.", autocompletion=completion.banned),
 ]
+BANS_HEAD = ("PEER", "SINCE", "ENDS", "REASON")
 HEAD = ("PEER", "MODE", "RTT", "MODELS", "SERVED", "FAILED", "AGE")
 
 
@@ -91,9 +93,19 @@ def bans(context: typer.Context, json: Json = False) -> None:
     if json:
         show_json(found)
     elif found:
-        show(table(tuple(key.upper() for key in found[0]), [tuple(one.values()) for one in found]))
+        show(table(BANS_HEAD, [_ban_row(ban, time.time()) for ban in found]))
     else:
         show("Nobody is banned.")
+
+
+def _ban_row(ban: Mapping[str, Any], now: float) -> tuple[object, ...]:
+    until_ms = ban["until_ms"]
+    return (
+        ban["peer_id"],
+        f"{duration(max(0.0, now - ban['since_ms'] / 1000))} ago",
+        "never" if until_ms is None else f"in {duration(max(0.0, until_ms / 1000 - now))}",
+        ban["reason"] or "-",
+    )
 
 
 def _row(peer: Mapping[str, Any]) -> tuple[object, ...]:

@@ -152,7 +152,10 @@ async def test_bans(ask: Ask) -> None:
     assert (await ask("peers", "bans")).out == "Nobody is banned.\n"
     ran = await ask("peers", "ban", "12D3KooWx", "--seconds", "60", "--reason", "floods")
     assert "r3mes peers unban 12D3KooWx" in ran.out
-    assert "floods" in (await ask("peers", "bans")).out
+    head, row = (await ask("peers", "bans")).out.splitlines()
+    assert head.split() == ["PEER", "SINCE", "ENDS", "REASON"]
+    assert row.split()[0] == "12D3KooWx"
+    assert row.endswith(" ago  in 0s  floods")
     (ban,) = json.loads((await ask("peers", "bans", "--json")).out)
     assert ban["until_ms"] == 60000
     assert (await ask("peers", "unban", "12D3KooWx")).code == 0
