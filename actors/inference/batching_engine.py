@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Capacity, Event, Job
 from r3mes.actors.inference.loading import LoadedModel
-from r3mes.actors.inference.sampling import Logits, sample
+from r3mes.actors.inference.sampling import Logits
 from r3mes.actors.inference.slots import Pass, SlotCache, block_pass, row_pass
 
 PIECE = 128
@@ -42,24 +43,6 @@ def at_least_two(rows: list[int]) -> list[int]:
     return rows * 2 if len(rows) == 1 else rows
 
 
-class _Answer:
-    """One answer in progress: its tokens, and how many of them the cache holds."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.tokens = [*job.prompt, *job.emitted]
-        self.cached = 0
-
-    @property
-    def position(self) -> int:
-        """Of the next token to write; 0 is the first after the prompt."""
-        return len(self.tokens) - len(self.job.prompt)
-
-    @property
-    def written(self) -> int:
-        return self.position - len(self.job.emitted)
-
-
 class BatchingEngine:
     """An `r3mes.actors.inference.engine.Engine` that writes all answers in one call of the model.
 
@@ -74,8 +57,8 @@ class BatchingEngine:
         self._device = torch.device(model.numerics.device)
         self._slots = slots
         self._cache = SlotCache(slots + 1)  # the last one is for the prompt that is being read
-        self._entering: deque[_Answer] = deque()
-        self._running: list[_Answer] = []
+        self._entering: deque[Answer] = deque()
+        self._running: list[Answer] = []
         takes = inspect.signature(model.module.forward).parameters
         self._keep_two: dict[str, Any] = {"logits_to_keep": 2} if "logits_to_keep" in takes else {}
 
@@ -94,7 +77,7 @@ class BatchingEngine:
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
     def start(self, job: Job) -> None:
-        self._entering.append(_Answer(job))
+        self._entering.append(Answer(job))
 
     def cancel(self, job_id: int) -> Sequence[Event]:
         for answer in self._entering:
@@ -124,7 +107,7 @@ class BatchingEngine:
             self._running.append(answer)
         return [event]
 
-    def _read(self, answer: _Answer) -> Logits:
+    def _read(self, answer: Answer) -> Logits:
         lane, begin, prompt = self._slots, answer.cached, len(answer.job.prompt)
         if begin < prompt:
             answer.cached = min(begin + PIECE, prompt)
@@ -160,14 +143,9 @@ class BatchingEngine:
             self._cache.move(len(self._running), slot, last.cached)
             self._running[slot] = last
 
-    def _choose(self, answer: _Answer, logits: Logits) -> Event:
-        job, position = answer.job, answer.position
-        self.on_logits(job.id, position, logits)
-        token = sample(job.sampling, position, logits)
-        if token in job.stop_ids:
-            return Event(job.id, position, ended="stop")
-        answer.tokens.append(token)
-        return Event(job.id, position, (token,), "length" if answer.written >= job.max_new else "")
+    def _choose(self, answer: Answer, logits: Logits) -> Event:
+        self.on_logits(answer.job.id, answer.position, logits)
+        return answer.choose(logits)
 
     def _forward(self, tokens: Sequence[int], this: Pass, options: dict[str, Any]) -> Logits:
         """The logits of the rows, or of the last ones; shape (rows, vocabulary)."""

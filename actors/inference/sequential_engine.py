@@ -16,37 +16,27 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Capacity, Event, Job, Numerics
 from r3mes.actors.inference.loading import LoadedModel
-from r3mes.actors.inference.sampling import Logits, sample
+from r3mes.actors.inference.sampling import Logits
 
 PIECE = 256
 """Tokens of a prompt in one step: bounds how long a cancel or a ping waits."""
 
 
-class _Answer:
-    """One answer in progress: its tokens, and how many of them the cache holds."""
+class _Answer(Answer):
+    """An answer with a cache of its own."""
 
     def __init__(self, job: Job, cache: DynamicCache) -> None:
-        self.job = job
+        super().__init__(job)
         self.cache = cache
-        self.tokens = [*job.prompt, *job.emitted]
-        self.cached = 0
 
     def next_piece(self) -> list[int]:
         prompt = len(self.job.prompt)
         if self.cached < prompt:
             return self.tokens[self.cached : min(self.cached + PIECE, prompt)]
         return self.tokens[self.cached : self.cached + 1]
-
-    @property
-    def position(self) -> int:
-        """Of the next token to write; 0 is the first after the prompt."""
-        return len(self.tokens) - len(self.job.prompt)
-
-    @property
-    def written(self) -> int:
-        return self.position - len(self.job.emitted)
 
 
 class SequentialEngine:
@@ -97,12 +87,7 @@ class SequentialEngine:
         answer.cached += len(piece)
         if answer.cached < len(answer.tokens):
             return None  # more of the prompt, or of what was written before, is to come
-        job, position = answer.job, answer.position
-        token = sample(job.sampling, position, logits)
-        if token in job.stop_ids:
-            return Event(job.id, position, ended="stop")
-        answer.tokens.append(token)
-        return Event(job.id, position, (token,), "length" if answer.written >= job.max_new else "")
+        return answer.choose(logits)
 
     def _forward(self, piece: list[int], cache: DynamicCache) -> Logits:
         ids = torch.tensor([piece], device=self._numerics.device)
