@@ -111,9 +111,10 @@ class ConfigMethods:
             text = await trio.to_thread.run_sync(_text, file)
             new = with_value(text, key, value)
             wanted = await self._reload.check(new)
-            await trio.to_thread.run_sync(replace_file, file, new)
-            audit("config_set", name=key, by=context.key.name, key=context.key.id)
-            done = await self._reload.reload()
+            with trio.CancelScope(shield=True):  # who hangs up must not leave it half done
+                await trio.to_thread.run_sync(replace_file, file, new)
+                audit("config_set", name=key, by=context.key.name, key=context.key.id)
+                done = await self._reload.reload()
         origin, needs_restart = wanted.origins[key], key in done.needs_restart
         overridden_by = None if origin.startswith(("file ", "default")) else origin
         in_force = not needs_restart and overridden_by is None

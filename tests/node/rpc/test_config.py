@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from r3mes.config.load import load
 from r3mes.node.reload import Reload
@@ -146,3 +147,17 @@ async def test_file_that_is_wrong_already_is_left_alone(config: Caller, file: Pa
 
 async def test_models_are_changed_in_the_file(config: Caller) -> None:
     assert (await config("config_set", path="models", value=None))["code"] == -32602
+
+
+async def test_value_is_taken_over_also_when_the_caller_hangs_up(
+    config: Caller, file: Path, levels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trio.CancelScope() as scope:
+
+        def write_and_leave(path: Path, text: str) -> None:
+            path.write_text(text)
+            trio.from_thread.run_sync(scope.cancel)
+
+        monkeypatch.setattr("r3mes.node.rpc.methods.config.replace_file", write_and_leave)
+        await config("config_set", path="log.level", value="debug")
+    assert ("debug" in text(file), levels) == (True, ["debug"])
