@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+import trio
+
 from r3mes.actors.keyring import rows
 from r3mes.actors.keyring.form import hash_of, id_of, new_id, new_secret
 from r3mes.actors.keyring.key import ApiKey, Issued, NewKey, Secret
@@ -135,9 +137,11 @@ class Keyring:
         return self._known
 
     async def _change(self, fn: Transaction[None]) -> None:
+        """Change the keys whether or not the caller stays: who made a change has to note it."""
         try:
-            await self._store.tx(fn)
-        finally:  # also when cancelled: it may have been committed
+            with trio.CancelScope(shield=True):  # the store takes its deadline at most
+                await self._store.tx(fn)
+        finally:  # also when it failed: it may have been committed
             self._changes += 1
             self._known = None
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from r3mes.actors.keyring import Keyring
 from r3mes.actors.ledger import GATEWAY, Ledger, Receipt
-from r3mes.actors.store import open_store
+from r3mes.actors.store import Store, open_store
 from r3mes.errors import Unauthenticated
 from r3mes.ids import Address, RequestHash
 from r3mes.node.http.auth import AdminKey
@@ -49,11 +52,16 @@ class Keys:
 
 
 @pytest.fixture
-async def keys(tmp_path: Path) -> AsyncIterator[Keys]:
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with open_store(tmp_path) as store:
-        keyring = Keyring(store, now_ms=lambda: made.now_ms)
-        made = Keys(keyring, Ledger(store, now_ms=lambda: made.now_ms), AdminKey())
-        yield made
+        yield store
+
+
+@pytest.fixture
+async def keys(store: Store) -> Keys:
+    keyring = Keyring(store, now_ms=lambda: made.now_ms)
+    made = Keys(keyring, Ledger(store, now_ms=lambda: made.now_ms), AdminKey())
+    return made
 
 
 async def test_life_of_a_key(keys: Keys, audited: Callable[[], list[dict[str, Any]]]) -> None:
@@ -164,3 +172,25 @@ async def test_usage_of_a_key(keys: Keys) -> None:
 )
 async def test_what_cannot_be(keys: Keys, name: str, params: dict[str, Any], code: str) -> None:
     assert (await keys(name, **params))["code"] == code
+
+
+async def test_what_was_done_is_noted_also_when_the_caller_hangs_up(
+    keys: Keys,
+    store: Store,
+    audited: Callable[[], list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await keys("key_create", name="x", scopes="r")
+    committed, tx = trio.Event(), store.tx
+
+    async def slow(change: Any) -> None:
+        await tx(change)
+        committed.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+    monkeypatch.setattr(store, "tx", slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(keys, "key_revoke", id=made["id"]))
+        await committed.wait()
+        nursery.cancel_scope.cancel()
+    assert audited()[-1]["event"] == "key_revoked"
