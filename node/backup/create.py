@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from r3mes.actors.store.examine import copy_database, examine
 from r3mes.actors.store.faults import condition
 from r3mes.config.schema import Config
 from r3mes.errors import AlreadyThere, ConfigError, StoreError
-from r3mes.node.backup.disk import new_file, put_new
+from r3mes.node.backup.disk import new_file, put_new, workplace
 from r3mes.node.backup.manifest import CONFIG, MANIFEST, NODE_KEY, Manifest, entries_of
 from r3mes.node.backup.record import record_success
 from r3mes.node.backup.sealing import seal
@@ -70,8 +69,7 @@ def create_backup(
         raise ConfigError(f"{datadir} holds no node yet", do="run `r3mes init`")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=datadir) as folder:
-            scratch = Path(folder)
+        with workplace(datadir, ".backup-") as scratch:
             files = _gather(datadir, config_file, scratch, passphrases=passphrases)
             manifest = _describe(config, files, now)
             _pack(scratch / "open", manifest, scratch)

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+OLD_S = 86_400
+"""No backup takes so long; a folder to work in that is older belongs to nobody."""
+
+
+@contextmanager
+def workplace(datadir: Path, prefix: str) -> Iterator[Path]:
+    """A folder in ``datadir`` to work in, gone after the block.
+
+    A kill or a power cut leaves it, with copies of keys: old ones of this ``prefix`` go as well.
+    """
+    for left in datadir.glob(f"{prefix}*"):
+        with suppress(OSError):  # somebody else may be at it
+            if time.time() - left.stat().st_mtime > OLD_S:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=datadir) as folder:
+        yield Path(folder)
 
 
 @contextmanager

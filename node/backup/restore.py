@@ -8,7 +8,6 @@ middle of this is not mistaken for a whole one, and the restore can be run again
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,15 +55,15 @@ def restore_backup(
         DataDirLocked: a node runs on ``datadir``; nothing was changed.
         StoreError: a file could not be put into place; running it again goes on.
     """
-    with locked(datadir), tempfile.TemporaryDirectory(prefix=".restore-", dir=datadir) as scratch:
-        manifest = unpack(file, Path(scratch), passphrase)
+    with locked(datadir), disk.workplace(datadir, ".restore-") as scratch:
+        manifest = unpack(file, scratch, passphrase)
         places = _places(manifest, datadir, config_file)
         old = [path for path in _replaced(places, datadir) if path.exists()]
         aside = _aside(old)
         _check_writable(places)
         if not dry_run:
             try:
-                _exchange(Path(scratch), places, list(zip(old, aside, strict=True)))
+                _exchange(scratch, places, list(zip(old, aside, strict=True)))
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
     return Restored(manifest, tuple(places.values()), tuple(aside))

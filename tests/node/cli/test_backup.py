@@ -6,9 +6,11 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import sqlite3
 import stat
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -375,3 +377,14 @@ def test_restores_within_one_second_keep_what_each_of_them_found(
         restore_backup(backup, node.datadir, config)
     kept = {path.read_text() for path in node.datadir.glob("config.toml.replaced-*")}
     assert kept == {"# first\n", "# second\n", "# third\n"}
+
+
+def test_what_a_kill_left_of_a_backup_goes_with_the_next(node: Cli) -> None:
+    old, new = node.datadir / ".backup-old", node.datadir / ".backup-new"
+    for folder in (old, new):
+        (folder / "keys").mkdir(parents=True)
+        (folder / "keys" / "node.key").write_text("a copy")
+    day_ago = time.time() - disk.OLD_S - 1
+    os.utime(old, (day_ago, day_ago))
+    assert node("backup", "create").code == 0
+    assert [path.name for path in node.datadir.glob(".backup-*")] == [new.name]  # may be at work
