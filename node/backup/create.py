@@ -19,6 +19,7 @@ from r3mes.actors.store.examine import copy_database, examine
 from r3mes.actors.store.faults import condition
 from r3mes.config.schema import Config
 from r3mes.errors import AlreadyThere, ConfigError, StoreError
+from r3mes.node.audit import audit
 from r3mes.node.backup.disk import new_file, put_new, workplace
 from r3mes.node.backup.manifest import CONFIG, MANIFEST, NODE_KEY, Manifest, entries_of
 from r3mes.node.backup.record import record_success
@@ -79,6 +80,9 @@ def create_backup(
                 seal(scratch / "open", draft, sealed_with)
             put_new(draft, target)
         record_success(datadir, target)
+        audit(
+            "backup_made", file=str(target), sealed=sealed_with is not None, passphrases=passphrases
+        )
     except StoreError as error:
         raise type(error)(error.detail.replace(str(scratch), str(datadir)), do=error.do) from None
     except OSError as error:

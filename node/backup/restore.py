@@ -17,6 +17,7 @@ from pathlib import Path
 from r3mes.actors.store import DATABASE
 from r3mes.actors.store.datadir import locked
 from r3mes.errors import StoreError
+from r3mes.node.audit import audit
 from r3mes.node.backup import disk
 from r3mes.node.backup.manifest import CONFIG, NODE_KEY, Manifest
 from r3mes.node.backup.verify import unpack
@@ -66,6 +67,7 @@ def restore_backup(
                 _exchange(scratch, places, list(zip(old, aside, strict=True)))
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
+            audit("backup_restored", file=str(file), peer=manifest.peer_id)
     return Restored(manifest, tuple(places.values()), tuple(aside))
 
 

@@ -45,10 +45,12 @@ def create(
     json: Json = False,
 ) -> None:
     """Write database, wallets, node key and configuration into one new file."""
+    from r3mes.node.audit import keep_audit_log
     from r3mes.node.backup.create import create_backup
 
     loaded = session(context).load()
     config = loaded.config
+    keep_audit_log(config.node.datadir)
     secret = _new_passphrase(passphrase_file) if encrypt or passphrase_file else None
     made = create_backup(
         config, loaded.file, file, passphrases=with_passphrases, sealed_with=secret
@@ -92,10 +94,12 @@ def restore(
     json: Json = False,
 ) -> None:
     """Put a backup in place; the node must be stopped, and what was there is kept beside."""
+    from r3mes.node.audit import keep_audit_log
     from r3mes.node.backup.restore import restore_backup
 
     current = session(context)
     datadir = _datadir(context)
+    keep_audit_log(datadir)
     secret = _passphrase(file, passphrase_file)
     done = restore_backup(file, datadir, current.file, passphrase=secret, dry_run=dry_run)
     if json:

@@ -388,3 +388,14 @@ def test_what_a_kill_left_of_a_backup_goes_with_the_next(node: Cli) -> None:
     os.utime(old, (day_ago, day_ago))
     assert node("backup", "create").code == 0
     assert [path.name for path in node.datadir.glob(".backup-*")] == [new.name]  # may be at work
+
+
+def test_who_has_the_keys_is_noted(node: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "out.tar.gz"
+    assert node("backup", "create", str(file), "--with-passphrases").code == 0
+    assert node("backup", "restore", str(file), "--dry-run").code == 0
+    assert node("backup", "restore", str(file)).code == 0
+    events = [json.loads(line) for line in (node.datadir / "audit.log").read_text().splitlines()]
+    made, restored = (one for one in events if one["event"].startswith("backup_"))
+    assert (made["file"], made["passphrases"], made["sealed"]) == (str(file), True, False)
+    assert (restored["event"], restored["file"]) == ("backup_restored", str(file))
