@@ -112,15 +112,17 @@ class _Process:
         notify("READY=1", f"STATUS={self._line()}")
 
     async def heed(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
-            if number == signal.SIGHUP and not self._hung_up():
-                await self._reload()
-            elif not self._stopping.is_set():
-                self._drain()
-            else:
-                self.status = 128 + number
-                self.scope.cancel()
-                hard_exit_after(GRACE, self.status)
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                if number == signal.SIGHUP and not self._hung_up():
+                    # A file that cannot be read to its end must not keep the node from stopping.
+                    nursery.start_soon(self._reload)
+                elif not self._stopping.is_set():
+                    self._drain()
+                else:
+                    self.status = 128 + number
+                    self.scope.cancel()
+                    hard_exit_after(GRACE, self.status)
 
     async def heed_itself(self) -> None:
         """Stop when the node asks for it."""

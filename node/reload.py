@@ -83,7 +83,11 @@ class Reload:
             ConfigError: it is wrong.
         """
         read = self._read if text is None else partial(self._read, text=text)
-        return await trio.to_thread.run_sync(read)
+        return await self._loaded(read)
+
+    async def _loaded(self, read: Callable[[], Loaded]) -> Loaded:
+        # Reading changes nothing, so whoever is cancelled need not wait for a file that hangs.
+        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and take over what can be.
@@ -93,7 +97,7 @@ class Reload:
         """
         async with self._one_at_a_time:
             try:
-                done = self._take(await trio.to_thread.run_sync(self._read))
+                done = self._take(await self._loaded(self._read))
             except R3mesError as error:
                 logger.error("configuration not reloaded, all stays as it was: %s", error)  # noqa: TRY400
                 self.last_ok, self.last_at_ms = False, self._now_ms()

@@ -174,8 +174,11 @@ class State:
     async def _without_model(self) -> str | None:
         """Why no model can be asked for; None if one can."""
         boards = self._inference.boards()
-        if self._inference.manifests() or await self._served_by_peers():
-            return None
+        try:
+            if self._inference.manifests() or await self._served_by_peers():
+                return None
+        except R3mesError as error:
+            return f"the router does not answer: {error.detail}"
         if not boards:
             return "no connected peer serves a model, and this node has none"
         return "; ".join(

@@ -64,6 +64,25 @@ def line(popen: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.slow
+def test_a_reload_that_hangs_does_not_keep_the_node_from_stopping() -> None:
+    body = """
+async def reload():
+    say("reading")
+    await trio.sleep_forever()
+
+root = Supervisor("root", [ChildSpec("lives", lives)])
+handles = lifecycle.Handles(reload=reload)
+sys.exit(lifecycle.run(lambda: lifecycle.serve(root, handles=handles)))
+"""
+    with process(body) as popen:
+        assert line(popen) == "ready"
+        popen.send_signal(signal.SIGHUP)
+        assert line(popen) == "reading"
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(20) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_with_0(sig: signal.Signals) -> None:
     """Ten are queued, each takes 50 ms; five come too late; all ten are answered."""
