@@ -25,7 +25,7 @@ from r3mes.errors import REGISTRY, EngineCrashed, EngineError, ModelInvalid, Wir
 
 logger = logging.getLogger(__name__)
 
-WATCH_EVERY_S = 0.5
+WATCH_EVERY_S, PAUSED_S = 0.5, 3.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 60.0
 PROVEN_S = 30.0
 """A worker that lived so long after loading was a good one: the next starts without a pause."""
@@ -167,9 +167,13 @@ class Keeper:
         One that computes may be silent for longer than one that stands still.
         """
         number, cpu_s, moved_at = 0, 0.0, 0.0
+        looked_at = trio.current_time()
         while True:
             await trio.sleep(WATCH_EVERY_S)
             now = trio.current_time()
+            if now - looked_at > PAUSED_S:  # it was this process that stood still
+                self._heard_at = now
+            looked_at = now
             if (used := worker.cpu_s()) != cpu_s:
                 cpu_s, moved_at = used, now
             silent = now - self._heard_at

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
@@ -240,6 +241,18 @@ async def test_a_worker_that_computes_without_end_is_replaced(toy: Toy) -> None:
         with pytest.raises(EngineCrashed, match="no sign of life for 2"):
             await ask(client, "spin")
         assert await answer(client, "say again") == "again"
+
+
+async def test_time_in_which_the_daemon_stood_still_is_not_held_against_the_worker(
+    toy: Toy, mock_clock: trio.testing.MockClock
+) -> None:
+    mock_clock.rate = 1.0
+    async with toy(silence_timeout=30.0, frozen_timeout=10.0) as client:
+        assert await answer(client, "say before") == "before"
+        mock_clock.jump(60)
+        await trio.sleep(2)
+        assert await answer(client, "say after") == "after"
+        assert client.boards()["toy"].restarts == 0
 
 
 async def test_a_worker_over_its_memory_is_replaced(toy: Toy) -> None:
