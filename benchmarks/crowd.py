@@ -20,6 +20,7 @@ from benchmarks.report import say
 TOKENS = 192
 """Of each answer: long enough that asking costs little beside it."""
 TIMES_CAPACITY = 10
+SLOTS = 4
 
 
 @dataclass(slots=True)
@@ -35,11 +36,11 @@ class Crowd:
 def overload(folder: Path, *, seconds: float) -> dict[str, Any]:
     """Goodput over capacity, and what answers and refusals take.
 
-    Capacity is what two clients get who each wait for their answer before they ask again, measured
+    Capacity is what clients get who each wait for their answer before they ask again, measured
     before and after the crowd.
     """
     models = [{"id": str(endless_model(folder.with_name("endless"))), "name": "endless"}]
-    limits = {"slots": 1, "rpm_per_key": 0, "rpm_per_address": 0}
+    limits = {"slots": SLOTS, "rpm_per_key": 0, "rpm_per_address": 0}
     node = Daemon(folder, models=models, limits=limits).start().wait_for_model("endless")
     try:
         before = trio.run(_capacity, node, seconds / 2)
@@ -66,7 +67,7 @@ def _p99(values: list[float]) -> float:
 
 
 async def _capacity(node: Daemon, seconds: float) -> float:
-    """Answers per second to two clients, one of whom always waits."""
+    """Answers per second to one client more than there are slots: one always waits."""
     counted = Crowd()
     async with _client(node) as client, trio.open_nursery() as nursery:
 
@@ -75,8 +76,8 @@ async def _capacity(node: Daemon, seconds: float) -> float:
                 await _ask(client, counted)
 
         await _ask(client, Crowd())
-        nursery.start_soon(keep_asking)
-        nursery.start_soon(keep_asking)
+        for _ in range(SLOTS + 1):
+            nursery.start_soon(keep_asking)
         await trio.sleep(seconds)
         nursery.cancel_scope.cancel()
     return len(counted.answered_s) / seconds

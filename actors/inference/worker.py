@@ -40,6 +40,8 @@ from r3mes.errors import EngineError
 
 TOGETHER_S = 0.015
 """Tokens of so many seconds are reported together."""
+NICE = 5
+"""The daemon goes first: it refuses and relays within milliseconds, also when all cores compute."""
 SMALL = 50_000_000
 """Parameters up to which one thread is best: threads that meet after each small product cost more
 than they save, and twenty times so when other programs want the same cores."""
@@ -58,6 +60,7 @@ def run(open_engine: OpenEngine) -> None:
         raise TypeError("the first command must be Load")
     # Before any other thread starts: what is given up here, threads give up that start later.
     confine(Path(load.path))
+    os.nice(NICE)
     inbox: SimpleQueue[Command] = SimpleQueue()
     threading.Thread(target=_queue, args=(incoming, inbox), daemon=True).start()
     try:
