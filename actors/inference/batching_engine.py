@@ -56,16 +56,11 @@ class BatchingEngine:
         self.on_logits: OnLogits = unheard
         self._device = torch.device(model.numerics.device)
         self._slots = slots
-        self._cache = SlotCache(slots + 1)  # the last one is for the prompt that is being read
+        self.cache = SlotCache(slots + 1)  # the last one is for the prompt that is being read
         self._entering: deque[Answer] = deque()
         self._running: list[Answer] = []
         takes = inspect.signature(model.module.forward).parameters
         self._keep_two: dict[str, Any] = {"logits_to_keep": 2} if "logits_to_keep" in takes else {}
-
-    @property
-    def layers(self) -> int:
-        """Layers of the model that have kept something in slots."""
-        return self._cache.layers
 
     @property
     def capacity(self) -> Capacity:
@@ -103,7 +98,7 @@ class BatchingEngine:
         self._entering.popleft()
         event = self._choose(answer, logits)
         if not event.ended:
-            self._cache.move(self._slots, len(self._running), answer.cached)
+            self.cache.move(self._slots, len(self._running), answer.cached)
             self._running.append(answer)
         return [event]
 
@@ -140,7 +135,7 @@ class BatchingEngine:
         """The last running answer takes over the slot."""
         last = self._running.pop()
         if slot < len(self._running):
-            self._cache.move(len(self._running), slot, last.cached)
+            self.cache.move(len(self._running), slot, last.cached)
             self._running[slot] = last
 
     def _choose(self, answer: Answer, logits: Logits) -> Event:
@@ -150,7 +145,7 @@ class BatchingEngine:
     def _forward(self, tokens: Sequence[int], this: Pass, options: dict[str, Any]) -> Logits:
         """The logits of the rows, or of the last ones; shape (rows, vocabulary)."""
         ids = torch.tensor([tokens], device=self._device)
-        with torch.inference_mode(), self._cache.using(this):
+        with torch.inference_mode(), self.cache.using(this):
             output = self._module(
                 input_ids=ids, position_ids=this.positions[None], use_cache=False, **options
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from typing import Any
 
 import torch
 
-from r3mes.actors.inference.batching_engine import BatchingEngine
+from r3mes.actors.inference.batching_engine import BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.loading import LoadedModel
 from r3mes.actors.inference.packed import pack
@@ -20,9 +21,9 @@ logger = logging.getLogger(__name__)
 TOKENS = 70
 """Of the prompt that is tried: over one padded span."""
 ANSWER, EMITTED = 8, 5
-CLOSE = {torch.float32: 1e-3}
-CLOSE_ENOUGH = 0.05
-"""Distance of our logits from those of transformers over their length; in half precision."""
+FULL, SLIDING = "full_attention", "sliding_attention"
+CLOSE, CLOSE_IN_HALF = 1e-3, 0.05
+"""Distance of our logits from those of transformers over their length, by precision."""
 
 
 def open_engine(model: LoadedModel, *, slots: int) -> Engine:
@@ -31,7 +32,7 @@ def open_engine(model: LoadedModel, *, slots: int) -> Engine:
     A GPU makes no promise about bits, and gets the fast engine all the same; the class says so.
     """
     own = model.module.config._attn_implementation
-    why = _differs(model)
+    why = _entangled(model.module.config.get_text_config()) or _differs(model)
     if not why:
         pack(model.module)
         engine = BatchingEngine(model, slots=slots)
@@ -46,6 +47,31 @@ def open_engine(model: LoadedModel, *, slots: int) -> Engine:
     return SequentialEngine(model, slots=slots)
 
 
+def _entangled(config: Any) -> str:
+    """What makes a row depend on longer ones beside it, or on a mask that attention does not get.
+
+    Only long answers would show it, so that the trial does not.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    kinds = {str(rope) for rope in (ropes.get("rope_type"), *map(_rope_type, ropes.values()))}
+    if any("dynamic" in kind or kind == "longrope" for kind in kinds):
+        return "it scales positions by the longest answer of a call"
+    other = {*(getattr(config, "layer_types", None) or ())} - {FULL, SLIDING}
+    return f"it has layers of {', '.join(sorted(other))}" if other else ""
+
+
+def _rope_type(parameters: object) -> object:
+    """Of the layers of one kind, where each kind has its own."""
+    return parameters.get("rope_type") if isinstance(parameters, dict) else None
+
+
+def _sliding(config: Any) -> int:
+    """Layers that look no further back than a window."""
+    if kinds := getattr(config, "layer_types", None):
+        return sum(kind == SLIDING for kind in kinds)
+    return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
+
+
 def _differs(model: LoadedModel) -> str:
     """Give the model our attention; what it does not compute as transformers does, or nothing."""
     module, ids = model.module, _prompt(model, TOKENS)
@@ -58,11 +84,13 @@ def _differs(model: LoadedModel) -> str:
         seen = torch.from_numpy(_last_logits(engine, ids[:-EMITTED], ids[-EMITTED:]))
     except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
         return f"{type(error).__name__}: {error}"
-    layers = module.config.get_text_config().num_hidden_layers
-    if engine.layers != layers:
-        return f"{layers - engine.layers} of its {layers} layers remember in a way of their own"
+    config = module.config.get_text_config()
+    if engine.cache.windowed != _sliding(config):
+        return "its attention is not told how far back it may look"
+    if missing := config.num_hidden_layers - engine.cache.layers:
+        return f"{missing} of its layers remember in a way of their own"
     distance = float((seen - expected).norm() / expected.norm())
-    far = not distance < CLOSE.get(module.dtype, CLOSE_ENOUGH)
+    far = not distance < (CLOSE if module.dtype == torch.float32 else CLOSE_IN_HALF)
     return f"the logits are {distance:.2g} away from those of transformers" if far else ""
 
 
@@ -99,6 +127,7 @@ def _answer(
         for event in engine.step():
             if event.id == 0:
                 tokens += event.ids
+    engine.on_logits = unheard
     return seen, tokens
 
 

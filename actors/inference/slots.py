@@ -60,11 +60,21 @@ class SlotCache:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._windowed: set[int] = set()
 
     @property
     def layers(self) -> int:
         """Layers that have written something."""
         return len(self._layers)
+
+    @property
+    def windowed(self) -> int:
+        """Layers that have looked through a window."""
+        return len(self._windowed)
+
+    def note_window(self, layer: int) -> None:
+        """The layer looks through a window."""
+        self._windowed.add(layer)
 
     @contextmanager
     def using(self, this: Pass) -> Iterator[None]:
@@ -140,6 +150,8 @@ def attend(
     if s_aux is not None:
         raise NotImplementedError("attention sinks")
     cache, this = _current.get()
+    if sliding_window:
+        cache.note_window(module.layer_idx)
     rows, heads, kv_heads = query.shape[2], query.shape[1], key.shape[1]
     keys, values = cache.written(
         module.layer_idx, this, key[0].transpose(0, 1), value[0].transpose(0, 1)

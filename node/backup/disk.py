@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from r3mes.config.secrets import sync_folder
+
 OLD_S = 86_400
 """No backup takes so long; a folder to work in that is older belongs to nobody."""
 
@@ -78,12 +80,3 @@ def _name(draft: Path, place: Path) -> None:
         if place.exists():
             raise
         os.rename(draft, place)
-
-
-def sync_folder(folder: Path) -> None:
-    """Let new names in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

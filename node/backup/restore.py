@@ -16,6 +16,7 @@ from pathlib import Path
 
 from r3mes.actors.store import DATABASE
 from r3mes.actors.store.datadir import locked
+from r3mes.config.secrets import sync_folder
 from r3mes.errors import StoreError
 from r3mes.node.audit import audit
 from r3mes.node.backup import disk
@@ -107,4 +108,4 @@ def _exchange(scratch: Path, places: dict[str, Path], moves: Sequence[tuple[Path
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         disk.put(scratch / name, place)
     for folder in {place.parent for place in places.values()}:
-        disk.sync_folder(folder)
+        sync_folder(folder)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from r3mes.actors.inference import self_test, slots
-from r3mes.actors.inference.batching_engine import PIECE, REPLAY, BatchingEngine
+from r3mes.actors.inference.batching_engine import PIECE, REPLAY, BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Event, Job, Numerics
 from r3mes.actors.inference.loading import LoadedModel, TextParts, load_model
 from r3mes.actors.inference.packed import PackedLinear
@@ -205,16 +205,42 @@ def test_cancel_wherever_it_is() -> None:
 
 
 def test_a_model_that_remembers_in_its_own_way_is_run_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    transformers: Any = importlib.import_module("transformers")
-    FAMILIES["Mamba"] = {"vocab_size": ENTRIES, "hidden_size": 48, "num_hidden_layers": 2}
-    assert transformers.MambaConfig
-    engine = open_engine(model_of("Mamba", torch.float32), slots=4)
+    shape = {"vocab_size": ENTRIES, "hidden_size": 48, "n_layer": 2, "n_head": 4}
+    monkeypatch.setitem(FAMILIES, "Bloom", shape)
+    engine = open_engine(model_of("Bloom", torch.float32), slots=4)
     assert isinstance(engine, SequentialEngine)
     assert "remember in a way of their own" in caplog.text
     assert "in turn, plan 1" in engine.numerics.numeric_class
     assert len(write(engine, job(1, max_new=3))[1]) == 3
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "why"),
+    [
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "the longest"),
+        ("Llama", {"layer_types": ["chunked_attention"] * 2}, "layers of chunked_attention"),
+        ("Mistral", {"sliding_window": CONTEXT}, "how far back"),
+    ],
+)
+def test_what_only_long_answers_would_show_is_run_in_turn(
+    family: str,
+    more: dict[str, Any],
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(FAMILIES, family, FAMILIES[family] | more)
+    if family == "Mistral":
+        monkeypatch.setattr(slots.SlotCache, "note_window", lambda _cache, _layer: None)
+    assert isinstance(open_engine(model_of(family), slots=4), SequentialEngine)
+    assert why in caplog.text
+
+
+def test_nobody_listens_once_a_model_is_loaded() -> None:
+    assert batching(model_of("Llama")).on_logits is unheard
 
 
 def test_a_model_that_comes_out_wrong_is_run_in_turn(
@@ -252,5 +278,5 @@ def test_a_packed_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
 def test_a_model_from_its_directory(model_dir: Callable[..., Path]) -> None:
     model = load_model(model_dir(), device="cpu", dtype="bfloat16", max_context=0)
     engine = batching(model)
-    assert engine.layers == 2
+    assert engine.cache.layers == 2
     assert set(write(engine, *(job(number) for number in range(4)))) == {0, 1, 2, 3}
