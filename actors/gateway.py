@@ -113,6 +113,10 @@ class Routes(Protocol):
     async def offers(self) -> Sequence[Candidate]: ...
 
     async def candidates(self, model: str) -> Sequence[Candidate]: ...
+
+    def check_room(self, candidate: Candidate, patience_s: float) -> None:
+        """Raise `Overloaded` if it is known not to begin within ``patience_s`` seconds."""
+
     def ended(self, peer: PeerId, *, ok: bool) -> None: ...
 
 
@@ -266,6 +270,8 @@ class Gateway:
         failures: list[tuple[PeerId, R3mesError]] = []
         for candidate in await self._candidates(request.model):
             try:
+                # Under overload a refusal must cost neither a signature nor a stream to oneself.
+                self._routes.check_room(candidate, REQUEST_TTL_MS / 1000)
                 async with AsyncExitStack() as attempt:
                     answer = await self._open(attempt, candidate, request, watched)
                     stack.push_async_exit(attempt.pop_all())

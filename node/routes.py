@@ -33,6 +33,14 @@ class Routes:
         peers = await self._router.peers()
         return [*self._own_offers(), *(one for peer in peers for one in peer.candidates())]
 
+    def check_room(self, candidate: Candidate, patience_s: float) -> None:
+        """Raise `Overloaded` if it is this node and could not begin within ``patience_s``.
+
+        A peer's queue is not known here: it refuses by itself.
+        """
+        if candidate.peer == self._own:
+            self._models.check_room(candidate.offer.name, patience_s)
+
     def ended(self, peer: PeerId, *, ok: bool) -> None:
         if peer != self._own:
             self._router.ended(peer, ok=ok)

@@ -171,6 +171,7 @@ class Net:
         self.servers: dict[PeerId, Server] = {}
         self.found: list[Candidate] = []
         self.outcomes: list[tuple[PeerId, bool]] = []
+        self.full: set[PeerId] = set()
         self.tamper: Callable[[FrameStream], FrameStream] = lambda stream: stream
 
     def add(self, server: Server) -> None:
@@ -184,6 +185,10 @@ class Net:
 
     async def offers(self) -> Sequence[Candidate]:
         return self.found
+
+    def check_room(self, candidate: Candidate, patience_s: float) -> None:
+        if candidate.peer in self.full:
+            raise Overloaded("16 wait already", retry_after_s=2.5)
 
     def ended(self, peer: PeerId, *, ok: bool) -> None:
         self.outcomes.append((peer, ok))
@@ -378,6 +383,15 @@ async def test_a_full_server_refuses_before_it_takes_the_job(world: World) -> No
         async with world.gateway.complete(request()):
             pass
     assert world.bob.engine.jobs == []
+
+
+async def test_who_is_known_to_be_full_is_not_even_asked(world: World) -> None:
+    world.net.full.add(world.bob.peer)
+    del world.net.servers[world.bob.peer]  # nobody to connect to
+    with pytest.raises(Overloaded) as told:
+        async with world.gateway.complete(request()):
+            pass
+    assert told.value.retry_after_s == 2.5
 
 
 @pytest.mark.parametrize(("own", "expected"), [(True, StoreFull), (False, NoPeer)])
