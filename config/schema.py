@@ -146,6 +146,10 @@ class Model(Layer, frozen=True):
     revision: Annotated[
         str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
     ] = None
+    engine: Annotated[
+        Literal["auto", "torch"],
+        key("What runs it; auto takes torch where it is installed, and says why."),
+    ] = "auto"
     price_prompt: Annotated[
         int, key("Price of the prompt, in uremes per million tokens.", ge=0, le=10**15)
     ] = 100_000

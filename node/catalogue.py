@@ -54,6 +54,8 @@ class LocalModel:
         state: ``loading``, ``ready``, ``restarting`` (requests wait), ``failed``, ``unloading``
             (answers in flight end) or ``unloaded``.
         why: it is not ready.
+        engine: what runs it, ``none`` if nothing can; None until its files are found.
+        engine_reason: why this engine.
         directory: where its files are; like all that follows None while it is not loaded.
         weights_bytes: size of the weights on disk.
         chat: whether it came with a chat template.
@@ -64,6 +66,8 @@ class LocalModel:
     revision: str | None
     state: str
     why: str | None
+    engine: str | None
+    engine_reason: str | None
     restarts: int
     directory: str | None
     weights_bytes: int | None
@@ -90,6 +94,7 @@ class ModelProcess:
 
     Args:
         state: see `LocalModel`.
+        engine: see `LocalModel`.
         memory_bytes: what its worker occupies, without mapped files and GPU memory.
         gpu_bytes: what it has taken on its GPU.
         idle_s: since the last answer ended; None while one is being written or it is not loaded.
@@ -98,6 +103,7 @@ class ModelProcess:
 
     id: str
     state: str
+    engine: str | None
     device: str | None
     dtype: str | None
     context: int | None
@@ -249,6 +255,8 @@ class Catalogue:
             revision=model.revision,
             state=board.state,
             why=_why(board),
+            engine=board.choice.engine if board.choice else None,
+            engine_reason=board.choice.reason if board.choice else None,
             restarts=board.restarts,
             directory=str(directory) if directory else None,
             weights_bytes=weight_bytes(directory) if directory else None,
@@ -279,6 +287,7 @@ def _process(name: str, board: Board) -> ModelProcess:
     return ModelProcess(
         id=name,
         state=board.state,
+        engine=board.choice.engine if board.choice else None,
         device=manifest.device if manifest else None,
         dtype=manifest.dtype if manifest else None,
         context=manifest.context if manifest else None,

@@ -80,6 +80,7 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         name=served_name(model),
         source=model.id,
         revision=model.revision or "main",
+        engine=model.engine,
         device="cuda" if config.engine.require == "cuda" else config.engine.device,
         dtype=config.engine.dtype,
         max_context=model.max_context,

@@ -247,6 +247,8 @@ def _model(name: str, board: Board) -> dict[str, object]:
         "name": name,
         "state": board.state,
         "why": board.error.detail if board.error else None,
+        "engine": board.choice.engine if board.choice else None,
+        "engine_reason": board.choice.reason if board.choice else None,
         "device": manifest.device if manifest else None,
         "dtype": manifest.dtype if manifest else None,
         "context": manifest.context if manifest else None,

@@ -19,6 +19,7 @@ from typing import TypeAlias, assert_never
 import trio
 
 from r3mes.actors.inference.admission import Admission
+from r3mes.actors.inference.choice import Choice
 from r3mes.actors.inference.generation import Ticket
 from r3mes.actors.inference.keeper import Keeper
 from r3mes.actors.inference.manifest import Manifest, manifest_of
@@ -101,6 +102,7 @@ class Board:
             (answers in flight end) or ``unloaded``.
         ready: set once a worker has loaded the model, kept while the next one starts.
         directory: where the files are that were loaded last.
+        choice: the engine and why; None until the files are found.
         error: why there is no worker now.
         losses: workers lost so far, by the code of the error.
         load_s: seconds without a worker before the present one was ready.
@@ -113,6 +115,7 @@ class Board:
     admission: Admission
     state: str = "loading"
     ready: Ready | None = None
+    choice: Choice | None = None
     error: EngineError | None = None
     waiting: int = 0
     running: int = 0
@@ -290,6 +293,9 @@ class ModelActor(Actor[Message]):
         return ModelUnloaded(f"the model {self.settings.name} was unloaded by the operator")
 
     # What the keeper tells: `r3mes.actors.inference.keeper.Employer`
+
+    def chosen(self, choice: Choice) -> None:
+        self.board.choice = choice
 
     async def loaded(self, loaded: Loaded, pid: int) -> None:
         text = await trio.to_thread.run_sync(Text, loaded)

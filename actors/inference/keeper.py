@@ -16,12 +16,20 @@ from typing import Protocol
 
 import trio
 
+from r3mes.actors.inference.choice import NONE, Choice, choose
 from r3mes.actors.inference.files import check_model, weight_bytes
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
 from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.source import find_model
-from r3mes.errors import REGISTRY, EngineCrashed, EngineError, ModelInvalid, WireError
+from r3mes.errors import (
+    REGISTRY,
+    EngineCrashed,
+    EngineError,
+    EngineMissing,
+    ModelInvalid,
+    WireError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +41,9 @@ PROVEN_S = 30.0
 
 class Employer(Protocol):
     """Whom the keeper tells; none of these may block for long."""
+
+    def chosen(self, choice: Choice) -> None:
+        """This engine will run the model."""
 
     async def loaded(self, loaded: Loaded, pid: int) -> None:
         """A worker is ready for commands."""
@@ -58,6 +69,7 @@ class Keeper:
         self._settings, self._employer, self._command = settings, employer, command
         self._outbox: trio.MemorySendChannel[Command] | None = None
         self._heard_at = 0.0
+        self.choice = Choice(NONE, "nothing was found yet")
         self.directory: Path | None = None
         """Where the present worker's files are."""
 
@@ -90,6 +102,10 @@ class Keeper:
         try:
             directory = await trio.to_thread.run_sync(self._find, abandon_on_cancel=True)
             self.directory = directory
+            self.choice = choose(self._settings, directory)
+            self._employer.chosen(self.choice)
+            if self.choice.engine == NONE:
+                raise EngineMissing(f"engine: none, because {self.choice.reason}")
             async with open_worker(self._command, os.environ) as worker:
                 await self._employ(worker, directory)
         except* EngineError as group:
@@ -121,9 +137,10 @@ class Keeper:
             nursery.start_soon(self._watch_silence, worker)
             await self._employer.loaded(loaded, worker.pid)
             logger.info(
-                "model %s: loaded in %.1f s, %s in %s on %s",
+                "model %s: loaded in %.1f s, %s in %s on %s; engine %s, because %s",
                 self._settings.name, self._loaded_at - began,
                 loaded.architecture, loaded.dtype, loaded.device,
+                self.choice.engine, self.choice.reason,
             )  # fmt: skip
             while True:
                 report = await worker.receive()
@@ -137,6 +154,7 @@ class Keeper:
         settings = self._settings
         load = Load(
             path=str(directory),
+            engine=self.choice.engine,
             device=settings.device,
             dtype=settings.dtype,
             max_context=settings.max_context or 0,

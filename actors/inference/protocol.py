@@ -27,6 +27,7 @@ class Load(_Message, frozen=True, tag=1):
     """The first message: load the model in directory ``path``.
 
     Args:
+        engine: ``torch`` or ``openvino``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one that is missing is an error.
         dtype: ``auto`` (what the model was stored in), ``bfloat16``, ``float16``, ``float32``.
         max_context: upper bound on prompt and answer together, in tokens; 0 for the model's own.
@@ -35,6 +36,7 @@ class Load(_Message, frozen=True, tag=1):
     """
 
     path: str
+    engine: str
     device: str
     dtype: str
     max_context: int

@@ -13,6 +13,7 @@ class ModelSettings:
         name: under which it is served.
         source: ``builtin``, a directory, or a Hugging Face hub id.
         revision: of a hub id; a commit, branch or tag.
+        engine: ``auto``, ``torch``, ``openvino`` or ``upstream``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one that is missing is an error.
         dtype: ``auto`` for what the model was stored in.
         max_context: upper bound on prompt and answer together; None for the model's own.
@@ -29,6 +30,7 @@ class ModelSettings:
     name: str
     source: str
     revision: str = "main"
+    engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     max_context: int | None = None

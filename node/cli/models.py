@@ -24,7 +24,7 @@ AnyModel = Annotated[
     str, typer.Argument(help="Name of a model.", autocompletion=completion.any_model)
 ]
 HEAD = ("MODEL", "SERVED BY", "CONTEXT", "PROMPT/M", "ANSWER/M", "HASH")
-PS_HEAD = ("MODEL", "STATE", "DEVICE", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "IDLE")
+PS_HEAD = ("MODEL", "STATE", "ENGINE", "DEVICE", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "IDLE")
 
 
 @app.callback(invoke_without_command=True)
@@ -120,6 +120,7 @@ def _ps_row(process: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         process["id"],
         process["state"],
+        process["engine"] or "-",
         process["device"] or "-",
         size(process["memory_bytes"]),
         process["context"] or "-",

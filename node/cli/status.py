@@ -59,6 +59,7 @@ def _model(model: Mapping[str, Any]) -> str:
     idle = model["idle_s"]
     parts = (
         model["name"],
+        None if model["engine"] == "none" else model["engine"],
         model["device"],
         size(model["memory_bytes"]) if model["memory_bytes"] else None,
         f"ctx {model['context']}" if model["context"] else None,

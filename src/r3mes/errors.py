@@ -524,6 +524,14 @@ class ModelUnloaded(EngineError):
                 "have the operator load it again (`model_load`)")
 
 
+class EngineMissing(EngineError):
+    """What would run the model is not installed, or not on this machine."""
+
+    kind = Kind("R3-ENGINE-020", "engine_missing", 503, -32075, 78,
+                "there is no engine for the model on this node",
+                "install torch and transformers, or name another engine in [[models]]")
+
+
 class ServiceError(R3mesError):
     """Something about the node as a service of systemd."""
 

@@ -163,6 +163,7 @@ STATUS = {
             "name": "org/tiny",
             "state": "ready",
             "why": None,
+            "engine": "torch",
             "device": "cpu",
             "context": 512,
             "memory_bytes": 3 << 20,

@@ -33,7 +33,7 @@ from r3mes.actors.inference.protocol import (
 from r3mes.errors import WireError
 
 COMMANDS: list[Command] = [
-    Load("/model", "cpu", "auto", 0, 1, 2),
+    Load("/model", "torch", "cpu", "auto", 0, 1, 2),
     Start(1, pack_ids([1, 2]), b"", 0.5, 3, 0.9, 2**63 - 1, 7, b""),
     Cancel(1),
     Ping(9),
@@ -88,7 +88,7 @@ def test_the_cap_holds_before_anything_is_kept(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(WireError):
         list(Unframer().feed(struct.pack(">I", protocol.FRAME_CAP + 1)))
     monkeypatch.setattr(protocol, "FRAME_CAP", 10)
-    large: Command = Load("/a/long/path", "cpu", "auto", 0, 1, 0)
+    large: Command = Load("/a/long/path", "torch", "cpu", "auto", 0, 1, 0)
     with pytest.raises(WireError):
         frame(large)
 

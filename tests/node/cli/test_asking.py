@@ -64,7 +64,7 @@ async def test_status(ask: Ask, api: Api) -> None:
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()
     assert lines[0] == "Node     12D3KooWtest · up 1h1m · ready · 0.1.0"
-    assert "Models   org/tiny  cpu  3 MiB  ctx 512  ready, idle 12s" in lines
+    assert "Models   org/tiny  torch  cpu  3 MiB  ctx 512  ready, idle 12s" in lines
     last = "last 60 s: 2 ok 0 failed 1 refused, ttft p50 0.21 s"
     assert "Load     1 running · 2 queued · 4 slots" in lines
     assert f"Lately   {last}" in lines

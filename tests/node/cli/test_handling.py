@@ -90,7 +90,7 @@ class SmallCatalogue:
         return ModelShown(model, None, [listed])
 
     def processes(self) -> list[ModelProcess]:
-        one = ("cpu", "bfloat16", 1024, 3 << 20, 0, 12.0, 1, 2, 4)
+        one = ("torch", "cpu", "bfloat16", 1024, 3 << 20, 0, 12.0, 1, 2, 4)
         return [ModelProcess("tiny", self.state, *one)]
 
     async def load(self, model: str) -> ModelState:
@@ -164,7 +164,7 @@ async def test_bans(ask: Ask) -> None:
 
 async def test_models_at_work(ask: Ask) -> None:
     lines = (await ask("models", "ps")).out.splitlines()
-    assert lines[1].split() == "tiny ready cpu 3 MiB 1024 1 of 4 2 12s".split()  # noqa: SIM905
+    assert lines[1].split() == "tiny ready torch cpu 3 MiB 1024 1 of 4 2 12s".split()  # noqa: SIM905
     assert "r3mes models load tiny" in (await ask("models", "unload", "tiny")).out
     assert json.loads((await ask("models", "ps", "--json")).out)[0]["state"] == "unloaded"
     assert (await ask("models", "load", "tiny")).out.startswith("tiny: loading")
