@@ -22,6 +22,7 @@ import torch
 from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Capacity, Event, Job
 from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.sampling import Logits
 from r3mes.actors.inference.slots import Pass, SlotCache, block_pass, row_pass
 
@@ -55,6 +56,7 @@ class BatchingEngine:
         self._module, self.numerics = model.module, model.numerics
         self.on_logits: OnLogits = unheard
         self._device = torch.device(model.numerics.device)
+        self.adapters = Adapters(model.module, self._device, model.module.dtype)
         self._slots = slots
         self.cache = SlotCache(slots + 1)  # the last one is for the prompt that is being read
         self._entering: deque[Answer] = deque()
@@ -113,6 +115,7 @@ class BatchingEngine:
             tokens = at_least_two(answer.tokens[begin : answer.cached])
             positions = at_least_two([*range(begin, answer.cached)])
             this = row_pass([lane] * len(positions), positions, self._device)
+        self.adapters.use([answer.job.adapter] * len(tokens))
         last: Logits = self._forward(tokens, this, self._keep_two)[-1]
         return last
 
@@ -121,6 +124,7 @@ class BatchingEngine:
         slots = at_least_two([*range(len(answers))])
         positions = at_least_two([answer.cached for answer in answers])
         tokens = at_least_two([answer.tokens[-1] for answer in answers])
+        self.adapters.use(at_least_two([answer.job.adapter for answer in answers]))
         logits = self._forward(tokens, row_pass(slots, positions, self._device), {})
         events = []
         for answer, row in zip(answers, logits, strict=False):

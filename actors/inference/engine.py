@@ -24,6 +24,7 @@ class Job:
         emitted: token ids of the answer that were written before, here or elsewhere.
         max_new: most tokens to write, at least one.
         stop_ids: the answer ends before any of them.
+        adapter: the number of one that was loaded; 0 for the model as it is.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Job:
     sampling: Sampling
     max_new: int
     stop_ids: frozenset[int]
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        self.outputs, self.inputs = weight.shape
         ops: Any = torch.ops.mkldnn
         self._packed = ops._reorder_linear_weight(weight.detach().contiguous())
         self._bias = None if bias is None else bias.detach()

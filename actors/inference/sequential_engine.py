@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Capacity, Event, Job, Numerics
 from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.sampling import Logits
 
 PIECE = 256
@@ -50,6 +51,8 @@ class SequentialEngine:
         self._module = model.module
         self._numerics = model.numerics.of_class("in turn, plan 1")
         self._slots = slots
+        device = torch.device(model.numerics.device)
+        self.adapters = Adapters(model.module, device, model.module.dtype)
         self._answers: dict[int, _Answer] = {}
         takes = inspect.signature(model.module.forward).parameters
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -83,6 +86,7 @@ class SequentialEngine:
 
     def _advance(self, answer: _Answer) -> Event | None:
         piece = answer.next_piece()
+        self.adapters.use([answer.job.adapter] * len(piece))
         logits = self._forward(piece, answer.cache)
         answer.cached += len(piece)
         if answer.cached < len(answer.tokens):

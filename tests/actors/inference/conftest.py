@@ -145,3 +145,78 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return built[family, dtype]
 
     return directory
+
+
+def save_adapter(
+    directory: Path,
+    layers: dict[str, tuple[int, int]],
+    *,
+    seed: int = 1,
+    dtype: str = "float32",
+    **settings: Any,
+) -> Path:
+    """Write a LoRA adapter in PEFT's form, of random numbers.
+
+    Args:
+        layers: inputs and outputs by name.
+        seed: another gives other numbers.
+        settings: of the description; ``r`` is 4 if it is not among them.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(seed)
+    described: dict[str, Any] = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "bias": "none",
+    } | settings
+    described.setdefault("target_modules", sorted({name.rpartition(".")[2] for name in layers}))
+    ranks = described.get("rank_pattern") or {}
+    tensors = {}
+    for name, (inputs, outputs) in layers.items():
+        rank = next((r for key, r in ranks.items() if name.endswith(key)), described["r"])
+        for part, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+            numbers = torch.randn(shape, generator=random) * 0.2
+            tensors[f"base_model.model.{name}.lora_{part}.weight"] = numbers
+    directory.mkdir(parents=True, exist_ok=True)
+    converted = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    save_file(converted, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text(json.dumps(described))
+    return directory
+
+
+LLAMA_LAYERS = {
+    f"model.layers.{layer}.{name}": shape
+    for layer in range(2)
+    for name, shape in {
+        "self_attn.q_proj": (48, 48),
+        "self_attn.v_proj": (48, 24),
+        "self_attn.o_proj": (48, 48),
+        "mlp.up_proj": (48, 96),
+        "mlp.down_proj": (96, 48),
+    }.items()
+}
+GPT2_LAYERS = {
+    f"transformer.h.{layer}.{name}": shape
+    for layer in range(2)
+    for name, shape in {"attn.c_attn": (48, 144), "mlp.c_fc": (48, 192)}.items()
+}
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an adapter for any layers."""
+    return lambda layers, **settings: save_adapter(tmp_path / "adapter", layers, **settings)
+
+
+@pytest.fixture(scope="session")
+def adapter_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Directory of an adapter for the tiny model of a family."""
+
+    def directory(family: str = "llama", **settings: Any) -> Path:
+        layers = GPT2_LAYERS if family == "gpt2" else LLAMA_LAYERS
+        return save_adapter(tmp_path_factory.mktemp("adapter"), layers, **settings)
+
+    return directory
