@@ -132,6 +132,7 @@ class ModelVerified:
         expected: the hash of what was loaded.
         found: the hash of what is on the disk now.
         files: SHA-256 of each file that counts, in hex.
+        differing: the files that are not as loaded: ``changed``, ``missing`` or ``added``.
     """
 
     id: str
@@ -140,6 +141,7 @@ class ModelVerified:
     found: str
     directory: str
     files: dict[str, str]
+    differing: dict[str, str]
 
 
 class Offers(Protocol):
@@ -229,6 +231,7 @@ class Catalogue:
             found=found.found.hex(),
             directory=str(found.directory),
             files=dict(found.files),
+            differing=found.differing,
         )
 
     def _state(self, name: str) -> ModelState:

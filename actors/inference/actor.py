@@ -1,7 +1,8 @@
 """One model: who may wait, and whose turn it is.
 
 The actor decides about requests and passes them to a worker process that its keeper keeps alive.
-A request that a worker died under is told at once; those that wait go on with the next worker.
+A request that a worker died under is tried once more if its reader has no token yet, else it is
+told at once; those that wait go on with the next worker.
 
 The operator may put the model away and take it out again.  While it is put away nothing new is
 taken; the answers in flight end whole, within a time, and then the worker goes with its memory.
@@ -10,7 +11,7 @@ taken; the answers in flight end whole, within a time, and then the worker goes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from r3mes.actors.inference.protocol import (
     unpack_ids,
 )
 from r3mes.actors.inference.settings import ModelSettings
+from r3mes.actors.inference.suspects import Suspects
 from r3mes.actors.inference.text import Text
 from r3mes.actors.kernel.actor import Actor
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
@@ -83,12 +85,13 @@ Message: TypeAlias = Enqueue | Withdraw | Load | Unload
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a loaded model offers."""
+    """What a loaded model offers; of its ``files`` the SHA-256 in hex."""
 
     manifest: Manifest
     text: Text
     vocabulary: int
     slots: int
+    files: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -165,6 +168,7 @@ class ModelActor(Actor[Message]):
         self.settings = settings
         self.board = Board(settings.slots, Admission(settings.queue))
         self._worker_command = command
+        self._suspects = Suspects()
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -203,6 +207,7 @@ class ModelActor(Actor[Message]):
                 assert_never(message)
 
     def _admit(self, ticket: Ticket) -> None:
+        self._suspects.check(ticket.start)
         self.board.check_room(ticket.deadline - trio.current_time())
         self._waiting[ticket.start.id] = ticket
 
@@ -217,7 +222,10 @@ class ModelActor(Actor[Message]):
         """Begin what there are slots for."""
         now = trio.current_time()
         while self._keeper.up and self._waiting and len(self._running) < self.settings.slots:
-            ticket = self._waiting.pop(next(iter(self._waiting)))
+            ticket = next(iter(self._waiting.values()))
+            if self._running and self._must_wait_for(ticket):
+                break
+            del self._waiting[ticket.start.id]
             if now > ticket.deadline:
                 ticket.end(error=Overloaded("its turn came too late", retry_after_s=1))
                 continue
@@ -225,6 +233,11 @@ class ModelActor(Actor[Message]):
             ticket.begin()
             self._keeper.send(ticket.start)
         self._count()
+
+    def _must_wait_for(self, ticket: Ticket) -> bool:
+        """Whether ``ticket``, or what runs now, is to be answered alone."""
+        starts = [ticket.start, *(running.start for running in self._running.values())]
+        return any(map(self._suspects.suspected, starts))
 
     def _drop(self, tickets: dict[int, Ticket], error: EngineError) -> None:
         for ticket in tickets.values():
@@ -305,7 +318,9 @@ class ModelActor(Actor[Message]):
         before = self.board.ready
         if before is not None and before.manifest.hash != manifest.hash:
             self._drop(self._waiting, EngineCrashed("the model's files have changed"))
-        self.board.ready = Ready(manifest, text, loaded.vocabulary, loaded.slots)
+        self.board.ready = Ready(
+            manifest, text, loaded.vocabulary, loaded.slots, dict(loaded.files)
+        )
         self.board.pid, self.board.directory = pid, self._keeper.directory
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
@@ -314,7 +329,10 @@ class ModelActor(Actor[Message]):
 
     def lost(self, error: EngineError) -> None:
         under = error if isinstance(error, EngineCrashed) else EngineCrashed(error.detail)
+        self._suspects.died(ticket.start for ticket in self._running.values())
+        again = self._to_retry() if self._wanted else {}
         self._drop(self._running, under)
+        self._waiting = again | self._waiting
         self._without_worker_since = trio.current_time()
         self.board.pid = None
         self.board.losses[error.kind.code] += 1
@@ -326,6 +344,14 @@ class ModelActor(Actor[Message]):
             self._drop(self._waiting, error)
         self.board.turn("restarting" if self.board.ready else "failed", error)
 
+    def _to_retry(self) -> dict[int, Ticket]:
+        """Take out of those running whom nobody has read from, each once."""
+        again = [one for one in self._running.values() if one.untold and not one.retried]
+        for ticket in again:
+            ticket.retried = True
+            del self._running[ticket.start.id]
+        return {ticket.start.id: ticket for ticket in again}
+
     def heard(self, report: Report) -> None:
         match report:
             case Wrote(id=ticket_id, position=position, ids=packed):
@@ -333,6 +359,7 @@ class ModelActor(Actor[Message]):
             case Ended(id=ticket_id, reason=reason):
                 if ticket := self._running.pop(ticket_id, None):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
+                    self._suspects.clear(ticket.start)
                     ticket.end(reason)
                 self._dispatch()
             case Pong(gpu_bytes=gpu_bytes):

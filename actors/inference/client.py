@@ -117,7 +117,7 @@ class InferenceClient:
             NotReady, EngineError: it is not loaded, so there is nothing to compare with.
         """
         board, _ = self._one(model)
-        expected, directory = _ready(model, board).manifest.hash, board.directory
+        expected, directory = _ready(model, board).files, board.directory
         if directory is None:
             raise NotReady(f"the model {model} is still being loaded", retry_after_s=5)
         return await verify(directory, expected, limiter=self._reading)

@@ -65,6 +65,7 @@ class Ticket:
     position: int = 0
     reason: str = ""
     error: R3mesError | None = None
+    retried: bool = False
     ids_in: trio.MemorySendChannel[tuple[int, ...]] = field(init=False)
     ids_out: trio.MemoryReceiveChannel[tuple[int, ...]] = field(init=False)
 
@@ -72,6 +73,11 @@ class Ticket:
         # One message a token at most, so a slow reader holds up nobody and costs little.
         self.ids_in, self.ids_out = trio.open_memory_channel(self.start.max_new + 1)
         self.position = len(self.start.emitted) // 4
+
+    @property
+    def untold(self) -> bool:
+        """Whether its reader has no token yet, so that it may begin anew."""
+        return self.position == len(self.start.emitted) // 4
 
     def begin(self) -> None:
         """Its turn has come."""

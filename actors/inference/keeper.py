@@ -17,7 +17,8 @@ from typing import Protocol
 import trio
 
 from r3mes.actors.inference.choice import NONE, Choice, choose
-from r3mes.actors.inference.files import check_model, weight_bytes
+from r3mes.actors.inference.files import check_model
+from r3mes.actors.inference.memory import free_bytes, has_gpu, needed_bytes
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
 from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
 from r3mes.actors.inference.settings import ModelSettings
@@ -28,6 +29,7 @@ from r3mes.errors import (
     EngineError,
     EngineMissing,
     ModelInvalid,
+    ModelTooLarge,
     WireError,
 )
 
@@ -85,14 +87,16 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep a worker until cancelled."""
-        pause = FIRST_PAUSE_S
+        pause, losses = FIRST_PAUSE_S, 0
         while True:
             error = await self._one_worker()
             proven = self.up and trio.current_time() - self._loaded_at > PROVEN_S
             self._outbox = None
+            pause, losses = (FIRST_PAUSE_S, 1) if proven else (pause, losses + 1)
+            if losses > 1 and not isinstance(error, ModelInvalid):
+                error = _again(error, losses, pause)
             logger.error("model %s: %s", self._settings.name, error)
             self._employer.lost(error)
-            pause = FIRST_PAUSE_S if proven else pause
             await trio.sleep(inf if isinstance(error, ModelInvalid) else pause)
             pause = min(pause * 2, LAST_PAUSE_S)
 
@@ -117,13 +121,23 @@ class Keeper:
     def _find(self) -> Path:
         directory = find_model(self._settings.source, self._settings.revision)
         check_model(directory)
-        cap, needed = self._settings.memory_bytes, weight_bytes(directory)
+        self._check_memory(directory)
+        return directory
+
+    def _check_memory(self, directory: Path) -> None:
+        """Refuse what is sure not to fit; a GPU's memory is known to the worker only."""
+        settings = self._settings
+        cap, needed = settings.memory_bytes, needed_bytes(directory, settings.dtype)
         if cap is not None and needed > cap:
-            raise EngineError(
+            raise ModelTooLarge(
                 f"the weights take {needed >> 20} MiB and the worker may take {cap >> 20}",
                 do="raise engine.memory_bytes or choose a smaller model",
             )
-        return directory
+        on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and has_gpu())
+        if not on_gpu and needed > (free := free_bytes()):
+            raise ModelTooLarge(
+                f"the weights take {needed >> 20} MiB and {int(free) >> 20} MiB of memory are free"
+            )
 
     async def _employ(self, worker: Worker, directory: Path) -> None:
         async with trio.open_nursery() as nursery:
@@ -217,6 +231,12 @@ class Keeper:
                     f"the worker took {taken >> 20} MiB and may take {cap >> 20}",
                     do="raise engine.memory_bytes, or choose a smaller model or context",
                 )
+
+
+def _again(error: EngineError, losses: int, pause: float) -> EngineError:
+    """``error`` of a worker whose predecessors did no better."""
+    detail = f"{error.detail} ({losses} times in a row; tried again in {pause:.1f} s)"
+    return type(error)(detail, do=error.do)
 
 
 def _load_error(report: LoadFailed) -> EngineError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -38,6 +39,8 @@ LAST_LINES = 20
 LAST_WORDS_S, POLL_S = 2.0, 0.05
 """How long a worker whose pipes are closed may take to end before nobody waits for its status."""
 READ_BYTES = 65536
+PROGRESS = re.compile(r"\d+%\|")
+"""In the bars that libraries draw: they say nothing about an end."""
 
 
 class Worker:
@@ -128,7 +131,8 @@ class Worker:
             *lines, rest = (rest + data)[-READ_BYTES:].split(b"\n")
             for line in lines:
                 text = line.decode(errors="replace").rstrip()
-                self._last_words.append(text)
+                words = (one for one in text.split("\r") if one and not PROGRESS.search(one))
+                self._last_words.extend(words)
                 logger.debug("worker %d: %s", self.pid, text)
 
     async def end(self) -> None:

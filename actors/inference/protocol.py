@@ -55,6 +55,7 @@ class Loaded(_Message, frozen=True, tag=2):
         chat_template: Jinja text; empty if the model has none.
         special_tokens: name and text, such as ``("bos_token", "<s>")``, for the template.
         stop_ids: an answer ends before any of them.
+        files: name and SHA-256 in hex of each file that counts, sorted by name.
     """
 
     hash: bytes
@@ -70,6 +71,7 @@ class Loaded(_Message, frozen=True, tag=2):
     chat_template: str
     special_tokens: tuple[tuple[str, str], ...]
     stop_ids: tuple[int, ...]
+    files: tuple[tuple[str, str], ...] = ()
 
 
 class LoadFailed(_Message, frozen=True, tag=3):

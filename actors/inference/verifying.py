@@ -20,29 +20,54 @@ class Verification:
 
     Args:
         directory: where the files are.
-        expected: the hash of what was loaded.
-        found: the hash of what is there now.
-        files: SHA-256 of each file that counts, in hex.
+        loaded: SHA-256, in hex, of each file that counts, when it was loaded.
+        files: the same of what is there now.
     """
 
     directory: Path
-    expected: ModelHash
-    found: ModelHash
+    loaded: Mapping[str, str]
     files: Mapping[str, str]
 
     @property
     def ok(self) -> bool:
-        return self.expected == self.found
+        return self.loaded == self.files
+
+    @property
+    def expected(self) -> ModelHash:
+        """The hash of what was loaded."""
+        return hash_of(self.loaded)
+
+    @property
+    def found(self) -> ModelHash:
+        """The hash of what is there now."""
+        return hash_of(self.files)
+
+    @property
+    def differing(self) -> dict[str, str]:
+        """The files that are not as they were loaded: ``changed``, ``missing`` or ``added``."""
+        return differences(self.loaded, self.files)
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Which files are ``changed``, ``missing`` or ``added``, by their digests."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return {name: _difference(name, before, now) for name in names}
+
+
+def _difference(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    if name not in now:
+        return "missing"
+    return "changed" if name in before else "added"
 
 
 async def verify(
-    directory: Path, expected: ModelHash, *, limiter: trio.CapacityLimiter
+    directory: Path, loaded: Mapping[str, str], *, limiter: trio.CapacityLimiter
 ) -> Verification:
     """Read all files in ``directory``; takes as long as the disk does, and gives way to a cancel.
 
     Args:
         directory: with the model's files.
-        expected: the hash of what was loaded.
+        loaded: SHA-256 of what was loaded, by the names of the files.
         limiter: how many are read at the same time, those included that a cancel left behind.
 
     Raises:
@@ -56,4 +81,4 @@ async def verify(
         raise ModelMissing(
             f"a file of the model cannot be read: {error}", do="put the model's files back"
         ) from error
-    return Verification(directory, expected, hash_of(files), files)
+    return Verification(directory, loaded, files)

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import BinaryIO, TypeAlias
 
 from r3mes.actors.inference.engine import Engine, Event, Job
-from r3mes.actors.inference.files import hash_model
+from r3mes.actors.inference.files import digests, hash_of
 from r3mes.actors.inference.protocol import (
     Cancel,
     Command,
@@ -88,8 +88,9 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
         torch.set_num_threads(load.threads or 1)
     engine = open_engine(model, slots=load.slots)
     numerics = engine.numerics
+    files = digests(directory)
     loaded = Loaded(
-        hash=hash_model(directory),
+        hash=hash_of(files),
         architecture=numerics.architecture,
         parameters=numerics.parameters,
         dtype=numerics.dtype,
@@ -102,6 +103,7 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
         stop_ids=numerics.stop_ids,
+        files=tuple(files.items()),
     )
     return engine, loaded
 

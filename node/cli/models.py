@@ -99,6 +99,8 @@ def verify(context: typer.Context, model: Model, json: Json = False) -> None:
         what = "as loaded" if found["ok"] else f"not what was loaded ({found['expected'][:12]})"
         show(f"{'ok' if found['ok'] else 'CHANGED'}  {found['id']}: {len(found['files'])} files in "
              f"{found['directory']}, {what}   hash {found['found'][:12]}")  # fmt: skip
+        for name, how in found["differing"].items():
+            show(f"{how:<8} {name}")
     if not found["ok"]:
         raise typer.Exit(1)
 

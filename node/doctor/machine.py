@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from r3mes.actors.inference.memory import free_bytes
 from r3mes.node.cli.output import size
 from r3mes.node.doctor.finding import Finding, Subject
 
@@ -38,7 +39,7 @@ def python(subject: Subject) -> Finding:
 
 def memory(subject: Subject) -> Finding:
     """How much of it models can have."""
-    free = min(_free_memory(), _cgroup_memory())
+    free = free_bytes()
     billions = free / BYTES_PER_WEIGHT / 1e9
     model = f"models up to about {billions:.1f} billion parameters fit in bf16"
     if free < LITTLE_MEMORY:
@@ -102,22 +103,6 @@ def _written(datadir: Path) -> Iterator[float]:
             yield path.stat().st_mtime
         except OSError:  # gone meanwhile
             continue
-
-
-def _free_memory() -> float:
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return float(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _cgroup_memory() -> float:
-    """What a container or service may still take; unlimited if nothing says so."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = float((folder / "memory.current").read_text())
-    except (OSError, ValueError):
-        return float("inf")
-    return float("inf") if limit == "max" else float(limit) - used
 
 
 def _date(seconds: float) -> str:

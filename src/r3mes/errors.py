@@ -20,6 +20,7 @@
     + AlreadyAnswered     the same job again; its receipt comes along
     + PriceExceeded       the answer may cost more than the request allows
     + Overloaded          the queue is full or the deadline cannot be met
+    + RequestQuarantined  the inference worker died twice under this request
     + RateLimited         more requests than a key or an address may send
     + NoPeer              peers that serve the model exist, none could be used
     + NotReady            starting or draining
@@ -51,6 +52,7 @@
     + ModelInvalid        corrupt, pickled, or wants remote code
     + ModelUnloaded       the operator has put the model away
     + EngineCrashed       the worker died under this request
+    + ModelTooLarge       its weights do not fit into the memory that is free
   x ServiceError          the node as a service of systemd: a command of it failed
     + NoSystemd           this machine was not started by systemd
     + ServiceUnreachable  a service would not see the program, a model or a file
@@ -299,6 +301,14 @@ class Overloaded(Refused):
                 "all slots are busy and the queue is full", "try again after the time named here")
 
 
+class RequestQuarantined(Refused):
+    """Workers died under this request, so that it is not tried again for a while."""
+
+    kind = Kind("R3-ENGINE-007", "request_quarantined", 422, -32079, 65,
+                "the inference worker died under this request again and again",
+                "change the request; report it with the node's log if it should work")
+
+
 class RateLimited(Refused):
     """More requests than the limit, of a key or from an address."""
 
@@ -514,6 +524,14 @@ class EngineCrashed(EngineError):
 
     kind = Kind("R3-ENGINE-004", "engine_crashed", 503, -32073, 75,
                 "the inference worker died", "try again; the worker is restarted")
+
+
+class ModelTooLarge(EngineError):
+    """The weights are larger than the memory that there is for them."""
+
+    kind = Kind("R3-ENGINE-006", "model_too_large", 503, -32078, 69,
+                "the model does not fit into memory",
+                "free some memory, choose a smaller model, or serve it on another machine")
 
 
 class ModelUnloaded(EngineError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_models_that_cannot_be_loaded_are_named_and_the_node_serves_the_others(
     foreign.mkdir()
     own_code = {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Model"}}
     (foreign / "config.json").write_text(json.dumps(own_code))
-    (foreign / "model.safetensors").write_bytes(b"")
+    (foreign / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     (foreign / "tokenizer.json").write_text("{}")
     models = [
         {"id": str(tmp_path / "nowhere"), "name": "missing"},

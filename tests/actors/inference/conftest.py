@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,6 +29,8 @@ TEMPLATE = (
 CORPUS = ["the quick brown fox jumps over the lazy dog", "a node answers what a node is asked"] * 20
 ENTRIES = 400
 CONTEXT = 640
+EMPTY = struct.pack("<Q", 2) + b"{}"
+"""A safetensors file with no tensor."""
 TOY_WORKER = Path(__file__).with_name("toy_worker.py")
 
 
@@ -69,7 +72,7 @@ def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bpe.save(str(path / "tokenizer.json"))
     (path / "chat_template.jinja").write_text(TEMPLATE)
     (path / "config.json").write_text('{"model_type": "toy"}')
-    (path / "model.safetensors").write_bytes(b"")
+    (path / "model.safetensors").write_bytes(EMPTY)
     return path
 
 

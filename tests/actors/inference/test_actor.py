@@ -21,8 +21,8 @@ from r3mes.errors import (
     BadRequest,
     ContextLengthExceeded,
     EngineCrashed,
-    EngineError,
     ModelNotFound,
+    ModelTooLarge,
     NotReady,
     Overloaded,
     R3mesError,
@@ -314,7 +314,7 @@ async def test_weights_over_the_cap_are_refused_unread(toy: Toy) -> None:
     async with toy(memory_bytes=-1) as client:  # the toy's weights have no bytes
         board = client.boards()["toy"]
         assert board.pid is None
-        assert type(board.error) is EngineError
+        assert isinstance(board.error, ModelTooLarge)
         assert "may take" in board.error.detail
 
 

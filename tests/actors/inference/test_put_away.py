@@ -129,7 +129,16 @@ async def test_verify_reads_the_files_again(toy: Toy, toy_dir: Path, tmp_path: P
         assert found.ok
         assert set(found.files) == set(os.listdir(tmp_path))
         (tmp_path / "model.safetensors").write_bytes(b"other weights")
-        assert not (await client.verify("toy")).ok
+        (tmp_path / "chat_template.jinja").unlink()
+        (tmp_path / "vocab.json").write_text("{}")
+        found = await client.verify("toy")
+        assert not found.ok
+        assert found.expected != found.found
+        assert found.differing == {
+            "chat_template.jinja": "missing",
+            "model.safetensors": "changed",
+            "vocab.json": "added",
+        }
         await client.unload("toy", patience_s=1)
         with pytest.raises(ModelUnloaded):
             await client.verify("toy")

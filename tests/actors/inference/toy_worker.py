@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from r3mes.actors.inference.engine import Capacity, Engine, Event, Job, Numerics
-from r3mes.actors.inference.files import hash_model
+from r3mes.actors.inference.files import digests, hash_of
 from r3mes.actors.inference.protocol import Load, Loaded
 from r3mes.actors.inference.worker import run
 
@@ -62,6 +63,12 @@ class ToyEngine:
             case "eat":
                 self._hoard.append(b"x" * (400 << 20))
                 return "full"
+            case "fail":
+                sys.stderr.write("reading 10 files\rLoading weights:  50%|#####     | 1/2\n")
+                os._exit(3)
+            case "ponder":
+                time.sleep(0.5)
+                return rest
             case "spin":
                 while True:
                     pass
@@ -107,9 +114,10 @@ def open_toy(load: Load) -> tuple[Engine, Loaded]:
     if load.device == "slow":
         time.sleep(60)
     tokenizer = (Path(load.path) / "tokenizer.json").read_text()
+    files = digests(Path(load.path))
     engine = ToyEngine(Tokenizer.from_str(tokenizer), load.slots)
     loaded = Loaded(
-        hash=hash_model(Path(load.path)),
+        hash=hash_of(files),
         architecture="Toy",
         parameters=0,
         dtype="none",
@@ -122,6 +130,7 @@ def open_toy(load: Load) -> tuple[Engine, Loaded]:
         chat_template=(Path(load.path) / "chat_template.jinja").read_text(),
         special_tokens=(("bos_token", "<|begin|>"), ("eos_token", "<|end|>")),
         stop_ids=(2,),
+        files=tuple(files.items()),
     )
     return engine, loaded
 

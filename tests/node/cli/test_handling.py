@@ -107,7 +107,8 @@ class SmallCatalogue:
 
     async def verify(self, model: str) -> ModelVerified:
         ok = self.state == "ready"
-        return ModelVerified(model, ok, "aa" * 32, ("aa" if ok else "bb") * 32, "/m", {"c": "dd"})
+        found, differing = ("aa" * 32, {}) if ok else ("bb" * 32, {"c": "changed"})
+        return ModelVerified(model, ok, "aa" * 32, found, "/m", {"c": "dd"}, differing)
 
 
 def _nobody() -> Subject:
