@@ -26,6 +26,8 @@ from r3mes.actors.inference.keeper import Keeper
 from r3mes.actors.inference.manifest import Manifest, manifest_of
 from r3mes.actors.inference.process import COMMAND
 from r3mes.actors.inference.protocol import (
+    AdapterFailed,
+    AdapterLoaded,
     Cancel,
     Ended,
     Loaded,
@@ -35,7 +37,8 @@ from r3mes.actors.inference.protocol import (
     Wrote,
     unpack_ids,
 )
-from r3mes.actors.inference.settings import ModelSettings
+from r3mes.actors.inference.settings import AdapterSettings, ModelSettings
+from r3mes.actors.inference.shelf import Shelf, Shelved
 from r3mes.actors.inference.suspects import Suspects
 from r3mes.actors.inference.text import Text
 from r3mes.actors.kernel.actor import Actor
@@ -80,7 +83,27 @@ class Unload(Ask[None]):
     patience_s: float
 
 
-Message: TypeAlias = Enqueue | Withdraw | Load | Unload
+@dataclass(frozen=True, slots=True)
+class LoadAdapter(Ask[Shelved]):
+    """Load an adapter, also in place of one of its name; answered before it is loaded."""
+
+    settings: AdapterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter(Ask[None]):
+    """Put an adapter away; answered when it has gone.
+
+    Args:
+        adapter: which one.
+        patience_s: answers in flight that take longer are cut off.
+    """
+
+    adapter: Shelved
+    patience_s: float
+
+
+Message: TypeAlias = Enqueue | Withdraw | Load | Unload | LoadAdapter | UnloadAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +135,8 @@ class Board:
         pid: of the worker.
         gpu_bytes: what it has taken on its GPU, at its last sign of life while it was idle.
         idle_since: when the last answer ended, on trio's clock.
+        adapters: by their names, without the model's.
+        adapter_bytes: what all adapters in memory take.
     """
 
     slots: int
@@ -128,6 +153,8 @@ class Board:
     gpu_bytes: int = 0
     directory: Path | None = None
     idle_since: float = field(default_factory=trio.current_time)
+    adapters: dict[str, Shelved] = field(default_factory=dict)
+    adapter_bytes: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
 
     def check_room(self, patience_s: float) -> None:
@@ -169,6 +196,15 @@ class ModelActor(Actor[Message]):
         self.board = Board(settings.slots, Admission(settings.queue))
         self._worker_command = command
         self._suspects = Suspects()
+        self._shelf = Shelf(
+            settings.name,
+            settings.adapters,
+            places=settings.adapter_places,
+            porter=lambda: self._keeper,
+            in_use=lambda: {one.adapter for one in self._running.values() if one.adapter},
+            changed=self._adapters_changed,
+        )
+        self.board.adapters = self._shelf.adapters
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -180,6 +216,7 @@ class ModelActor(Actor[Message]):
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._keep_worker)
+                self._nursery.start_soon(self._shelf.run)
                 yield
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -203,11 +240,17 @@ class ModelActor(Actor[Message]):
             case Unload(patience_s=patience_s):
                 self._unload(patience_s)
                 self._nursery.start_soon(self._tell_when_gone, message)
+            case LoadAdapter(settings=settings):
+                message.reply(self._shelf.put(settings))
+            case UnloadAdapter():
+                self._nursery.start_soon(self._unload_adapter, message)
             case _:
                 assert_never(message)
 
     def _admit(self, ticket: Ticket) -> None:
         self._suspects.check(ticket.start)
+        if ticket.adapter is not None:
+            ticket.adapter.check()  # it may have gone since its name was read
         self.board.check_room(ticket.deadline - trio.current_time())
         self._waiting[ticket.start.id] = ticket
 
@@ -221,23 +264,30 @@ class ModelActor(Actor[Message]):
     def _dispatch(self) -> None:
         """Begin what there are slots for."""
         now = trio.current_time()
-        while self._keeper.up and self._waiting and len(self._running) < self.settings.slots:
-            ticket = next(iter(self._waiting.values()))
-            if self._running and self._must_wait_for(ticket):
+        while self._keeper.up and len(self._running) < self.settings.slots:
+            ticket = self._next_that_can_begin()
+            if ticket is None or (self._running and self._must_wait_for(ticket)):
                 break
             del self._waiting[ticket.start.id]
             if now > ticket.deadline:
                 ticket.end(error=Overloaded("its turn came too late", retry_after_s=1))
                 continue
             self._running[ticket.start.id] = ticket
-            ticket.begin()
-            self._keeper.send(ticket.start)
+            self._keeper.send(ticket.begin())
         self._count()
 
     def _must_wait_for(self, ticket: Ticket) -> bool:
         """Whether ``ticket``, or what runs now, is to be answered alone."""
         starts = [ticket.start, *(running.start for running in self._running.values())]
         return any(map(self._suspects.suspected, starts))
+
+    def _next_that_can_begin(self) -> Ticket | None:
+        """The first whose adapter is in memory; others wait until theirs has come."""
+        for ticket in self._waiting.values():
+            at_hand = self._shelf.is_at_hand(ticket.adapter)
+            if at_hand and not (ticket.adapter and self._shelf.is_short):
+                return ticket
+        return None
 
     def _drop(self, tickets: dict[int, Ticket], error: EngineError) -> None:
         for ticket in tickets.values():
@@ -252,6 +302,7 @@ class ModelActor(Actor[Message]):
         board.waiting, board.running = len(self._waiting), len(self._running)
         if not self._running:
             self._emptied.set()
+        self.board.adapter_bytes = self._shelf.memory_bytes
 
     # Taken out and put away
 
@@ -262,6 +313,7 @@ class ModelActor(Actor[Message]):
                 self._set_out()
                 with trio.CancelScope() as self._keeping:
                     await self._keeper.run()
+                self._shelf.worker_went()
             else:
                 self.board.pid = None
                 self.board.turn("unloaded", self._put_away())
@@ -305,6 +357,32 @@ class ModelActor(Actor[Message]):
     def _put_away(self) -> ModelUnloaded:
         return ModelUnloaded(f"the model {self.settings.name} was unloaded by the operator")
 
+    # Adapters
+
+    def _adapters_changed(self) -> None:
+        for ticket in list(self._waiting.values()):
+            if ticket.adapter is not None and ticket.adapter.error is not None:
+                del self._waiting[ticket.start.id]
+                ticket.end(error=ticket.adapter.error)
+        self._dispatch()
+        self.board.turn(self.board.state, self.board.error)
+
+    async def _unload_adapter(self, message: UnloadAdapter) -> None:
+        adapter = message.adapter
+        gone = ModelUnloaded(f"the adapter {adapter.name} was unloaded by the operator")
+        adapter.turn("unloading", gone)
+        self._adapters_changed()
+        with trio.move_on_after(message.patience_s):
+            while any(one.adapter is adapter for one in self._running.values()):
+                await self.board.changed.wait()
+        for ticket in [one for one in self._running.values() if one.adapter is adapter]:
+            self._keeper.send(Cancel(ticket.start.id))
+            ticket.end(error=gone)
+        self._shelf.put_away(adapter)
+        adapter.turn("unloaded", gone)
+        self._adapters_changed()
+        message.reply(None)
+
     # What the keeper tells: `r3mes.actors.inference.keeper.Employer`
 
     def chosen(self, choice: Choice) -> None:
@@ -325,6 +403,7 @@ class ModelActor(Actor[Message]):
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
         self.board.turn("ready")
+        self._shelf.worker_came(manifest)
         self._dispatch()
 
     def lost(self, error: EngineError) -> None:
@@ -333,6 +412,7 @@ class ModelActor(Actor[Message]):
         again = self._to_retry() if self._wanted else {}
         self._drop(self._running, under)
         self._waiting = again | self._waiting
+        self._shelf.worker_went()
         self._without_worker_since = trio.current_time()
         self.board.pid = None
         self.board.losses[error.kind.code] += 1
@@ -361,13 +441,21 @@ class ModelActor(Actor[Message]):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
                     self._suspects.clear(ticket.start)
                     ticket.end(reason)
+                    self._ended(ticket)
                 self._dispatch()
             case Pong(gpu_bytes=gpu_bytes):
                 self.board.gpu_bytes = gpu_bytes
+            case AdapterLoaded() | AdapterFailed():
+                self._shelf.heard(report)
             case Loaded() | LoadFailed():
                 raise EngineCrashed("the worker loaded twice")
             case _:
                 assert_never(report)
+
+    def _ended(self, ticket: Ticket) -> None:
+        if ticket.adapter is not None:
+            self._shelf.tidy()
+            self.board.turn(self.board.state, self.board.error)
 
     def _wrote(self, ticket_id: int, position: int, ids: tuple[int, ...]) -> None:
         ticket = self._running.get(ticket_id)

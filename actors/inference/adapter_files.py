@@ -32,6 +32,8 @@ HEADER_CAP = 16 << 20
 RANK_CAP, ALPHA_CAP = 512, 1e6
 PATTERNS_CAP, PATTERN_CAP, REPEATS_CAP = 256, 200, 2
 """Entries of a pattern, characters of one, and repetitions in it: more may take ages to match."""
+WIDTH, SHORTEST = 4, 8
+"""Adapters that lie in memory together, and the lowest rank that they are rounded up to."""
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 PREFIX = "base_model.model."
 
@@ -58,10 +60,6 @@ class LowRank:
     outputs: int
     scale: float
 
-    @property
-    def numbers(self) -> int:
-        return self.rank * (self.inputs + self.outputs)
-
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
@@ -82,6 +80,13 @@ class AdapterFiles:
     hash: ModelHash
     layers: Mapping[str, LowRank]
     base: ModelHash | None
+
+    def memory_bytes(self, number_bytes: int) -> int:
+        """At most: where it opens a stack, it takes room for others, too; all is kept twice."""
+        numbers = sum(
+            rounded(one.rank) * (one.inputs + one.outputs) for one in self.layers.values()
+        )
+        return 2 * WIDTH * numbers * number_bytes
 
     def check_base(self, model: ModelHash) -> None:
         """Refuse to be an adapter of ``model`` if it names another one."""
@@ -130,6 +135,11 @@ def hash_adapter(config: bytes, weights: str) -> ModelHash:
 def adapted_hash(base: ModelHash, adapter: ModelHash) -> ModelHash:
     """What ``base:adapter`` is called in the network; see ``docs/wire.md``."""
     return ModelHash(hashlib.sha256(framed(DOMAIN, base, adapter)).digest())
+
+
+def rounded(rank: int) -> int:
+    """The rank with which an adapter is computed: 8 or a power of two above it."""
+    return max(SHORTEST, 1 << (rank - 1).bit_length())
 
 
 def _refuse_weightless(directory: Path) -> None:

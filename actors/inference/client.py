@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -14,15 +14,19 @@ from r3mes.actors.inference.actor import (
     Board,
     Enqueue,
     Load,
+    LoadAdapter,
     Message,
     ModelActor,
     Ready,
     Unload,
+    UnloadAdapter,
     Withdraw,
 )
 from r3mes.actors.inference.generation import GenerateJob, Generation, Ticket
-from r3mes.actors.inference.manifest import Manifest
+from r3mes.actors.inference.manifest import Manifest, with_adapter
 from r3mes.actors.inference.protocol import Start, pack_ids
+from r3mes.actors.inference.settings import AdapterSettings
+from r3mes.actors.inference.shelf import Shelved
 from r3mes.actors.inference.verifying import Verification, verify
 from r3mes.actors.kernel.mailbox import Mailbox
 from r3mes.errors import (
@@ -50,18 +54,21 @@ class InferenceClient:
         self._reading = trio.CapacityLimiter(1)  # more would only make the disk slower
 
     def manifests(self) -> tuple[Manifest, ...]:
-        """Of the models that can write now."""
+        """Of the models that can write now, and of each with each of its adapters."""
         return tuple(
-            board.ready.manifest
+            manifest
             for board, _ in self._models.values()
             if board.ready and board.state in ("ready", "restarting")
+            for manifest in _manifests(board.ready.manifest, board)
         )
 
     async def settled(self) -> None:
-        """Wait until every model is ready, has failed, or was put away."""
+        """Wait until every model and adapter is ready, has failed, or was put away."""
         for board, _ in self._models.values():
             while board.state == "loading":
                 await board.changed.wait()
+            for adapter in list(board.adapters.values()) if board.ready else ():
+                await adapter.settled.wait()
 
     def boards(self) -> dict[str, Board]:
         """State of every model that is configured, by name; read only."""
@@ -75,16 +82,19 @@ class InferenceClient:
             ModelUnloaded: the operator has put it away.
             ModelMissing, ModelInvalid, EngineError: it could not be loaded.
         """
-        if model in self._models:
-            _ready(model, self._models[model][0])
+        base = model.partition(":")[0]
+        if base in self._models:
+            _ready(base, self._models[base][0])
+            _adapter(model, self._models[base][0])
 
     def check_room(self, model: str, deadline_s: float) -> None:
         """Raise `Overloaded` if an answer could not begin in ``deadline_s`` seconds.
 
         `generate` decides in the end; this costs nothing, and so comes before what does.
         """
-        if model in self._models:
-            self._models[model][0].check_room(deadline_s)
+        base = model.partition(":")[0]
+        if base in self._models:
+            self._models[base][0].check_room(deadline_s)
 
     async def load(self, model: str) -> None:
         """Take ``model`` out again, or try again if it failed; does not wait until it is loaded.
@@ -108,6 +118,36 @@ class InferenceClient:
         """
         _, mailbox = self._one(model)
         await mailbox.ask(Unload(patience_s), timeout=patience_s + ASK_S)
+
+    async def load_adapter(self, model: str, settings: AdapterSettings) -> Shelved:
+        """Load an adapter of ``model``; one of its name stays until the new one has proved good.
+
+        Returns when it can be asked for.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+            NotReady, EngineError: the model is not loaded, or the adapter cannot be.
+        """
+        board, mailbox = self._one(model)
+        _ready(model, board)
+        adapter = await mailbox.ask(LoadAdapter(settings), timeout=ASK_S)
+        await adapter.settled.wait()
+        adapter.check()
+        return adapter
+
+    async def unload_adapter(self, model: str, *, patience_s: float) -> None:
+        """Put ``base:adapter`` away; returns when nothing uses it any more.
+
+        Args:
+            model: the names of model and adapter.
+            patience_s: answers in flight that take longer are cut off with `ModelUnloaded`.
+
+        Raises:
+            ModelNotFound: this node does not have it.
+        """
+        board, mailbox = self._one(model)
+        adapter = _named(model, board)
+        await mailbox.ask(UnloadAdapter(adapter, patience_s), timeout=patience_s + ASK_S)
 
     async def verify(self, model: str) -> Verification:
         """Read the files of ``model`` again and compare them with what was loaded.
@@ -135,9 +175,11 @@ class InferenceClient:
         return len(await _ready(model, board).text.prompt(messages))
 
     def _one(self, model: str) -> tuple[Board, Mailbox[Message]]:
-        if model not in self._models:
-            raise ModelNotFound(f"this node has no model named {model!r}", param="model")
-        return self._models[model]
+        """The model, also if an adapter of it is named."""
+        base = model.partition(":")[0]
+        if base not in self._models:
+            raise ModelNotFound(f"this node has no model named {base!r}", param="model")
+        return self._models[base]
 
     @asynccontextmanager
     async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
@@ -157,13 +199,13 @@ class InferenceClient:
             EngineCrashed: (also while iterating) the worker died under the answer.
         """
         board, mailbox = self._one(job.model)
-        ready = _ready(job.model, board)
+        ready, adapter = _ready(job.model, board), _adapter(job.model, board)
         deadline = trio.current_time() + deadline_s
         _check(job, ready.vocabulary)
         prompt = await ready.text.prompt(job.messages)
         start = _start(job, prompt, ready)
         writer = await ready.text.writer(job.stop, job.emitted)
-        ticket = Ticket(start, deadline)
+        ticket = Ticket(start, deadline, adapter)
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
             await _enqueue(mailbox, ticket)
@@ -172,6 +214,29 @@ class InferenceClient:
         finally:
             ticket.ids_out.close()
             withdraw()
+
+
+def _manifests(base: Manifest, board: Board) -> Iterator[Manifest]:
+    yield base
+    for adapter in board.adapters.values():
+        if adapter.state == "ready" and adapter.hash is not None:
+            yield with_adapter(base, adapter.name, adapter.hash, adapter.numeric)
+
+
+def _adapter(model: str, board: Board) -> Shelved | None:
+    """The adapter that is named behind a colon; it can be used, perhaps after it was fetched."""
+    if ":" not in model:
+        return None
+    adapter = _named(model, board)
+    adapter.check()
+    return adapter
+
+
+def _named(model: str, board: Board) -> Shelved:
+    base, _, name = model.partition(":")
+    if name not in board.adapters:
+        raise ModelNotFound(f"{base} has no adapter named {name!r} on this node", param="model")
+    return board.adapters[name]
 
 
 def _ready(name: str, board: Board) -> Ready:
@@ -193,6 +258,7 @@ def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
         seed=job.seed,
         max_new=_fit(job, len(prompt), ready.manifest.context),
         stop_ids=b"",
+        adapter=0,
     )
 
 

@@ -7,9 +7,9 @@ OpenVINO or an upstream server fit behind the same five methods.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from r3mes.actors.inference.sampling import Sampling
 
@@ -85,8 +85,36 @@ class Numerics:
         return replace(self, numeric_class=f"{self.numeric_class}, {order}")
 
 
+class AdapterHost(Protocol):
+    """The adapters of an engine's model that are in memory; changed between two steps."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all of them take together."""
+
+    def load(self, number: int, settings: Mapping[str, Any], weights: bytes) -> str:
+        """Keep one under ``number``; returns how it computes, for the numeric class.
+
+        Args:
+            number: that jobs will name it by; not 0.
+            settings: its description, in PEFT's form.
+            weights: its safetensors file.
+
+        Raises:
+            ModelInvalid: it is damaged, or of another model.
+            EngineError: there is no memory for it.
+        """
+
+    def unload(self, number: int) -> None:
+        """Forget one that no job names any more."""
+
+
 class Engine(Protocol):
     """Writes answers, step by step; never blocks for longer than one step."""
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        """Where adapters of its model go; None if it runs none."""
 
     @property
     def numerics(self) -> Numerics: ...

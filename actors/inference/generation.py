@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from r3mes.actors.inference.detokenise import Writer
 from r3mes.actors.inference.protocol import Start
+from r3mes.actors.inference.shelf import Shelved
 from r3mes.errors import R3mesError
 
 CHUNK_S = 0.03
@@ -20,7 +22,7 @@ class GenerateJob:
     """What to write.
 
     Args:
-        model: name of a model that this node has.
+        model: name of a model that this node has, or ``model:adapter``.
         messages: the conversation, each with ``role`` and ``content``.
         emitted: token ids of this answer that were written before, here or elsewhere.
         max_tokens: most tokens to write *now*; None for as many as the context holds.
@@ -55,10 +57,12 @@ class Ticket:
 
     Args:
         deadline: on trio's clock; begun later the answer is worthless.
+        adapter: with which it is written.
     """
 
     start: Start
     deadline: float
+    adapter: Shelved | None = None
     queued_at: float = field(default_factory=trio.current_time)
     began: trio.Event = field(default_factory=trio.Event)
     began_at: float = 0.0
@@ -79,22 +83,28 @@ class Ticket:
         """Whether its reader has no token yet, so that it may begin anew."""
         return self.position == len(self.start.emitted) // 4
 
-    def begin(self) -> None:
-        """Its turn has come."""
+    def begin(self) -> Start:
+        """Its turn has come; what the worker is told."""
         self.began_at = trio.current_time()
         self.began.set()
+        if self.adapter is None:
+            return self.start
+        self.adapter.used_at = self.began_at
+        return msgspec.structs.replace(self.start, adapter=self.adapter.number)
 
     def write(self, ids: tuple[int, ...]) -> bool:
         """Pass on new tokens; False if nobody reads them, or more come than were asked for."""
         self.position += len(ids)
         try:
             self.ids_in.send_nowait(ids)
-        except (trio.BrokenResourceError, trio.WouldBlock):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.WouldBlock):
             return False
         return True
 
     def end(self, reason: str = "", error: R3mesError | None = None) -> None:
-        """Nothing more comes."""
+        """Nothing more comes; what was said first holds."""
+        if self.reason or self.error:
+            return
         self.reason, self.error = reason, error
         self.ids_in.close()
         self.began.set()

@@ -70,6 +70,8 @@ class Keeper:
     ) -> None:
         self._settings, self._employer, self._command = settings, employer, command
         self._outbox: trio.MemorySendChannel[Command] | None = None
+        self._worker: Worker | None = None
+        self._speaking = trio.Lock()
         self._heard_at = 0.0
         self.choice = Choice(NONE, "nothing was found yet")
         self.directory: Path | None = None
@@ -85,13 +87,29 @@ class Keeper:
         if self._outbox is not None:
             self._outbox.send_nowait(command)
 
+    async def deliver(self, command: Command) -> None:
+        """Return when a worker has been given the command, at once and not behind others.
+
+        Raises:
+            EngineCrashed: there is none, or it has gone.
+        """
+        if self._worker is None:
+            raise EngineCrashed("there is no worker")
+        async with self._speaking:
+            await self._worker.send(command)
+
+    def spare_bytes(self) -> float:
+        """Memory that the worker may still take."""
+        cap = self._settings.memory_bytes
+        return inf if cap is None or self._worker is None else cap - self._worker.memory_bytes()
+
     async def run(self) -> None:
         """Keep a worker until cancelled."""
         pause, losses = FIRST_PAUSE_S, 0
         while True:
             error = await self._one_worker()
             proven = self.up and trio.current_time() - self._loaded_at > PROVEN_S
-            self._outbox = None
+            self._outbox = self._worker = None
             pause, losses = (FIRST_PAUSE_S, 1) if proven else (pause, losses + 1)
             if losses > 1 and not isinstance(error, ModelInvalid):
                 error = _again(error, losses, pause)
@@ -147,6 +165,7 @@ class Keeper:
             # Never many: a start and a cancel for each slot, and pings.
             self._outbox, commands = trio.open_memory_channel[Command](inf)
             self._loaded_at = self._heard_at = trio.current_time()
+            self._worker, self._speaking = worker, trio.Lock()
             nursery.start_soon(self._pass_on, worker, commands)
             nursery.start_soon(self._watch_silence, worker)
             await self._employer.loaded(loaded, worker.pid)
@@ -191,7 +210,8 @@ class Keeper:
 
     async def _pass_on(self, worker: Worker, commands: trio.MemoryReceiveChannel[Command]) -> None:
         async for command in commands:
-            await worker.send(command)
+            async with self._speaking:
+                await worker.send(command)
 
     async def _watch_silence(self, worker: Worker) -> None:
         """Ask for a sign of life when there is none; end a worker that gives none.

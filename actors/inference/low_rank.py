@@ -25,34 +25,24 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from r3mes.actors.inference.adapter_files import PREFIX, LowRank, described_layers
+from r3mes.actors.inference.adapter_files import (
+    PREFIX,
+    WIDTH,
+    LowRank,
+    described_layers,
+    rounded,
+)
 from r3mes.actors.inference.packed import PACKED, PackedLinear
 from r3mes.errors import EngineError, ModelInvalid
 
-WIDTH = 4
-"""Adapters in one stack."""
-SHORTEST = 8
-"""Ranks are rounded up to this or a power of two above it."""
 ROWS = 16
 """Rows beside which the bits of a row are tried."""
 PARTIAL = (".experts.", ".shared_expert")
 """Layers that do not see every row of a call."""
-ORDER = "adapters by 4, plan 1"
-"""Named in the numeric class."""
+ORDER = f"adapters by {WIDTH}, plan 1"
 
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """A, of shape (rank, inputs), and B, of shape (outputs, rank) with its scale in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adapted:
-    """An adapter that can be used.
-
-    Args:
-        exact: its products keep the bits of a row, whatever rows and adapters are beside it.
-    """
-
-    exact: bool
 
 
 class Adapters:
@@ -77,7 +67,7 @@ class Adapters:
         return sum(layer.memory_bytes for layer in self._layers.values())
 
     @torch.inference_mode()
-    def load(self, number: int, settings: Mapping[str, Any], weights: bytes) -> Adapted:
+    def load(self, number: int, settings: Mapping[str, Any], weights: bytes) -> str:
         """Keep an adapter under ``number``.
 
         Args:
@@ -85,12 +75,15 @@ class Adapters:
             settings: its description.
             weights: its safetensors file.
 
+        Returns:
+            The order of computation, for the numeric class.
+
         Raises:
             ModelInvalid: it is damaged, or of another model.
             EngineError: there is no memory for it.
         """
         pairs = self._pairs(settings, weights)
-        place = self._free_place({layer: _rounded(len(a)) for layer, (a, _) in pairs.items()})
+        place = self._free_place({layer: rounded(len(a)) for layer, (a, _) in pairs.items()})
         exact = self._keeps_bits(pairs)
         try:
             self._fill(place, pairs)
@@ -99,7 +92,7 @@ class Adapters:
             raise EngineError(f"there is no memory for the adapter: {error}") from None
         self._places[number] = place
         self._detach()
-        return Adapted(exact)
+        return f"{ORDER}, {'exact' if exact else 'inexact'}"
 
     @torch.inference_mode()
     def unload(self, number: int) -> None:
@@ -319,7 +312,7 @@ class _Stack:
 
 def _same_bits(pair: Pair, device: torch.device) -> bool:
     a, b = pair
-    rank = _rounded(len(a))
+    rank = rounded(len(a))
     rows = torch.sin(torch.arange(ROWS * a.shape[1])).view(ROWS, -1).to(device, a.dtype)
     output = torch.cos(torch.arange(ROWS * len(b))).view(ROWS, -1).to(device, b.dtype)
     seen = []
@@ -333,10 +326,6 @@ def _same_bits(pair: Pair, device: torch.device) -> bool:
         strange = _strange(0, rank, [place] * taken).to(device)
         seen.append(stack.added(rows[:taken], output[:taken], strange)[:2])
     return torch.equal(*seen)
-
-
-def _rounded(rank: int) -> int:
-    return max(SHORTEST, 1 << (rank - 1).bit_length())
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:

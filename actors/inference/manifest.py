@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from r3mes.actors.inference.protocol import Loaded
 from r3mes.ids import ModelHash
@@ -44,3 +44,15 @@ def manifest_of(name: str, loaded: Loaded) -> Manifest:
         numeric_class=loaded.numeric_class,
         chat=bool(loaded.chat_template),
     )
+
+
+def with_adapter(base: Manifest, name: str, model: ModelHash, numeric: str) -> Manifest:
+    """The manifest of a loaded model with an adapter.
+
+    Args:
+        base: of the model without it.
+        name: of both together.
+        model: the hash of both together.
+        numeric: how the adapter computes.
+    """
+    return replace(base, name=name, hash=model, numeric_class=f"{base.numeric_class}, {numeric}")

@@ -95,6 +95,7 @@ class Start(_Message, frozen=True, tag=4):
         prompt, emitted: packed token ids.
         max_new: most tokens to write.
         stop_ids: end before any of them, besides the model's own.
+        adapter: the number of one that is loaded; 0 for the model as it is.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Start(_Message, frozen=True, tag=4):
     seed: int
     max_new: int
     stop_ids: bytes
+    adapter: int
 
 
 class Cancel(_Message, frozen=True, tag=5):
@@ -144,8 +146,63 @@ class Pong(_Message, frozen=True, tag=9):
     gpu_bytes: int
 
 
-Command: TypeAlias = Load | Start | Cancel | Ping
-Report: TypeAlias = Loaded | LoadFailed | Wrote | Ended | Pong
+class LoadAdapter(_Message, frozen=True, tag=30):
+    """An adapter follows, as `AdapterPart`; answered by `AdapterLoaded` or `AdapterFailed`.
+
+    Args:
+        number: chosen by the daemon, never used twice in one worker's life; not 0.
+        config: its description, as it stands in the file.
+        weight_bytes: how many come.
+    """
+
+    number: int
+    config: bytes
+    weight_bytes: int
+
+
+class AdapterPart(_Message, frozen=True, tag=31):
+    """The next bytes of an adapter's weights.
+
+    The worker may not open the file itself: which directories it may read is settled for good
+    before it reads its model.
+    """
+
+    number: int
+    data: bytes
+
+
+class UnloadAdapter(_Message, frozen=True, tag=32):
+    """Forget an adapter, also while it arrives; no answer uses it any more."""
+
+    number: int
+
+
+class AdapterLoaded(_Message, frozen=True, tag=33):
+    """Answers may use it.
+
+    Args:
+        hash: of what arrived, see `r3mes.actors.inference.adapter_files.hash_adapter`.
+        numeric: how it computes, as a part of the numeric class.
+        memory_bytes: what all adapters take now.
+    """
+
+    number: int
+    hash: bytes
+    numeric: str
+    memory_bytes: int
+
+
+class AdapterFailed(_Message, frozen=True, tag=34):
+    """It cannot be used; ``code``, ``why`` and ``do`` as in `LoadFailed`."""
+
+    number: int
+    code: str
+    why: str
+    do: str
+
+
+Command: TypeAlias = Load | Start | Cancel | Ping | LoadAdapter | AdapterPart | UnloadAdapter
+Report: TypeAlias = Loaded | LoadFailed | Wrote | Ended | Pong | AdapterLoaded | AdapterFailed
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from r3mes.ids import ModelHash
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """One LoRA adapter of a model.
+
+    Args:
+        name: behind the model's name and a colon, as in ``base:name``.
+        source: a directory, or a Hugging Face hub id.
+        revision: of a hub id; a commit, branch or tag.
+        hash: that its files must have; None for any.
+    """
+
+    name: str
+    source: str
+    revision: str = "main"
+    hash: ModelHash | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
@@ -22,6 +41,8 @@ class ModelSettings:
         slots: answers written at the same time.
         queue: requests that may wait.
         threads: of the CPU; None for one with small models and torch's choice with others.
+        adapters: that are offered with it from the start.
+        adapter_places: adapters that are in memory at the same time.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
         frozen_timeout: the same for one that does not use the processor either.
@@ -38,6 +59,8 @@ class ModelSettings:
     slots: int = 1
     queue: int = 16
     threads: int | None = None
+    adapters: tuple[AdapterSettings, ...] = ()
+    adapter_places: int = 8
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
     frozen_timeout: float = 10.0

@@ -14,13 +14,16 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, TypeAlias
 
+from r3mes.actors.inference.adapter_intake import AdapterIntake
 from r3mes.actors.inference.engine import Engine, Event, Job
 from r3mes.actors.inference.files import digests, hash_of
 from r3mes.actors.inference.protocol import (
+    AdapterPart,
     Cancel,
     Command,
     Ended,
     Load,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     Ping,
@@ -28,6 +31,7 @@ from r3mes.actors.inference.protocol import (
     Report,
     Start,
     Unframer,
+    UnloadAdapter,
     Wrote,
     decode_command,
     frame,
@@ -160,14 +164,21 @@ class _Mouth:
 
 def _serve(engine: Engine, inbox: SimpleQueue[Command], out: BinaryIO) -> None:
     """Obey what has come, then do one step; wait only when there is nothing to write."""
-    mouth = _Mouth(out)
+    mouth, intake = _Mouth(out), AdapterIntake(engine.adapters)
     while True:
         while not inbox.empty() or not engine.capacity.running:
-            _obey(engine, inbox.get(), out, mouth)
+            command = inbox.get()
+            if isinstance(command, LoadAdapter | AdapterPart | UnloadAdapter):
+                if (report := intake.take(command)) is not None:
+                    _say(out, report)
+            else:
+                _obey(engine, command, out, mouth)
         mouth.tell(engine.step())
 
 
-def _obey(engine: Engine, command: Command, out: BinaryIO, mouth: _Mouth) -> None:
+def _obey(
+    engine: Engine, command: Load | Start | Cancel | Ping, out: BinaryIO, mouth: _Mouth
+) -> None:
     match command:
         case Start():
             engine.start(_job(command, engine.numerics.stop_ids))
@@ -189,6 +200,7 @@ def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
         sampling=Sampling(start.temperature, start.top_k, start.top_p, start.seed),
         max_new=start.max_new,
         stop_ids=frozenset(own_stop_ids).union(unpack_ids(start.stop_ids)),
+        adapter=start.adapter,
     )
 
 

@@ -214,6 +214,12 @@ def save(tmp_path: Path) -> Callable[..., Path]:
     return lambda layers, **settings: save_adapter(tmp_path / "adapter", layers, **settings)
 
 
+@pytest.fixture
+def save_at() -> Callable[..., Path]:
+    """Writes an adapter for any layers anywhere."""
+    return save_adapter
+
+
 @pytest.fixture(scope="session")
 def adapter_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Directory of an adapter for the tiny model of a family."""

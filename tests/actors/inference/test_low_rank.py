@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from r3mes.actors.inference import slots
+from r3mes.actors.inference.adapter_files import WIDTH
 from r3mes.actors.inference.batching_engine import BatchingEngine
 from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.loading import load_model
-from r3mes.actors.inference.low_rank import WIDTH, Adapters
+from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.self_test import open_engine
 from r3mes.actors.inference.sequential_engine import SequentialEngine
@@ -31,7 +32,7 @@ def put(adapters: Adapters, number: int, directory: Path) -> bool:
     """Load the adapter in ``directory``; whether it keeps the bits."""
     settings = json.loads((directory / "adapter_config.json").read_text())
     weights = (directory / "adapter_model.safetensors").read_bytes()
-    return adapters.load(number, settings, weights).exact
+    return adapters.load(number, settings, weights) == "adapters by 4, plan 1, exact"
 
 
 def job(number: int, adapter: int, *, prompt: int = 40, max_new: int = 10) -> Job:

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from r3mes.actors.inference import protocol
 from r3mes.actors.inference.protocol import (
+    AdapterFailed,
+    AdapterLoaded,
+    AdapterPart,
     Cancel,
     Command,
     Ended,
     Load,
+    LoadAdapter,
     Loaded,
     LoadFailed,
     Ping,
@@ -23,6 +27,7 @@ from r3mes.actors.inference.protocol import (
     Report,
     Start,
     Unframer,
+    UnloadAdapter,
     Wrote,
     decode_command,
     decode_report,
@@ -34,9 +39,12 @@ from r3mes.errors import WireError
 
 COMMANDS: list[Command] = [
     Load("/model", "torch", "cpu", "auto", 0, 1, 2),
-    Start(1, pack_ids([1, 2]), b"", 0.5, 3, 0.9, 2**63 - 1, 7, b""),
+    Start(1, pack_ids([1, 2]), b"", 0.5, 3, 0.9, 2**63 - 1, 7, b"", 5),
     Cancel(1),
     Ping(9),
+    LoadAdapter(5, b"{}", 2**33),
+    AdapterPart(5, b"data"),
+    UnloadAdapter(5),
 ]
 REPORTS: list[Report] = [
     Loaded(b"h", "Llama", 9, "bf16", "cpu", 64, 9, "class", 1, "{}", "", (("bos", "<s>"),), (1, 2)),
@@ -44,6 +52,8 @@ REPORTS: list[Report] = [
     Wrote(1, 0, pack_ids([5])),
     Ended(1, "stop"),
     Pong(9, 0, 1, 2**40),
+    AdapterLoaded(5, b"h", "exact", 2**33),
+    AdapterFailed(5, "model_invalid", "why", "do"),
 ]
 
 

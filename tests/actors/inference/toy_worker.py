@@ -7,8 +7,9 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -16,13 +17,41 @@ from r3mes.actors.inference.engine import Capacity, Engine, Event, Job, Numerics
 from r3mes.actors.inference.files import digests, hash_of
 from r3mes.actors.inference.protocol import Load, Loaded
 from r3mes.actors.inference.worker import run
+from r3mes.errors import ModelInvalid
 
 CONTEXT = 300
 STEP_S = 0.005
 
 
+class ToyAdapters:
+    """Obeys the ``revision`` in a description; answers begin with it."""
+
+    def __init__(self) -> None:
+        self.words: dict[int, str] = {}
+
+    @property
+    def memory_bytes(self) -> int:
+        return 1000 * len(self.words)
+
+    def load(self, number: int, settings: Mapping[str, Any], weights: bytes) -> str:
+        match settings["revision"]:
+            case "die":
+                os._exit(3)
+            case "refuse":
+                raise ModelInvalid("it does not suit the toy")
+            case "stumble":
+                raise KeyError("a library's mistake")
+            case word:
+                self.words[number] = word
+        return "by the toy"
+
+    def unload(self, number: int) -> None:
+        self.words.pop(number, None)
+
+
 class ToyEngine:
     def __init__(self, tokenizer: Tokenizer, slots: int) -> None:
+        self.adapters = ToyAdapters()
         self._tokenizer = tokenizer
         self._slots = slots
         self._answers: dict[int, tuple[Job, list[int]]] = {}
@@ -48,6 +77,8 @@ class ToyEngine:
         found = re.search(r".*<\|user\|>(\w+) ?(.*)<\|end\|>", text, re.DOTALL)
         assert found is not None
         answer = self._obey(found[1], found[2])
+        if job.adapter:
+            answer = f"{self.adapters.words[job.adapter]} {answer}"
         ids = self._tokenizer.encode(answer).ids[len(job.emitted) :]
         self._answers[job.id] = (job, ids)
         self._positions[job.id] = len(job.emitted)
@@ -72,6 +103,8 @@ class ToyEngine:
             case "spin":
                 while True:
                     pass
+            case "adapters":
+                return " ".join(sorted(self.adapters.words.values()))
             case "environ":
                 return " ".join(sorted(os.environ))
             case "socket":
