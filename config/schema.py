@@ -147,8 +147,8 @@ class Model(Layer, frozen=True):
         str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
     ] = None
     engine: Annotated[
-        Literal["auto", "torch"],
-        key("What runs it; auto takes torch where it is installed, and says why."),
+        Literal["auto", "torch", "openvino"],
+        key("What runs it; auto takes torch where it is installed. See `docs/engines.md`."),
     ] = "auto"
     price_prompt: Annotated[
         int, key("Price of the prompt, in uremes per million tokens.", ge=0, le=10**15)

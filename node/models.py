@@ -87,4 +87,5 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         memory_bytes=config.engine.memory_bytes,
         slots=config.limits.slots,
         queue=config.limits.queue,
+        cache=config.node.datadir / "cache",
     )

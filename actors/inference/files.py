@@ -16,6 +16,8 @@ from r3mes.errors import ModelInvalid, ModelMissing
 from r3mes.ids import ModelHash
 
 WEIGHTS = "*.safetensors"
+EXPORT = ("openvino_model.xml", "openvino_model.bin")
+"""What OpenVINO reads; the weights of a directory without safetensors."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 COUNTED = (
     "config.json",
@@ -52,7 +54,7 @@ def check_model(directory: Path) -> None:
     config = read_json(directory / "config.json")
     if "model_type" not in config:
         raise ModelInvalid(f"config.json in {directory} names no model_type")
-    if not any(directory.glob(WEIGHTS)):
+    if not weight_files(directory):
         _refuse_weightless(directory)
     if not any((directory / name).is_file() for name in TOKENIZERS):
         raise ModelMissing(
@@ -71,9 +73,16 @@ def _refuse_weightless(directory: Path) -> None:
     raise ModelMissing(f"there are no weights (*.safetensors) in {directory}")
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The files with the weights: safetensors, or else an export for OpenVINO."""
+    exported = [directory / name for name in EXPORT]
+    whole = all(file.is_file() for file in exported)
+    return sorted(directory.glob(WEIGHTS)) or (exported if whole else [])
+
+
 def weight_bytes(directory: Path) -> int:
     """Size of the weights on disk."""
-    return sum(file.stat().st_size for file in directory.glob(WEIGHTS))
+    return sum(file.stat().st_size for file in weight_files(directory))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -101,7 +110,7 @@ def hash_model(directory: Path) -> ModelHash:
 def digests(directory: Path) -> dict[str, str]:
     """SHA-256, in hex, of each file that counts, sorted by name."""
     names = {name for name in COUNTED if (directory / name).is_file()}
-    names |= {file.name for file in directory.glob(WEIGHTS)}
+    names |= {file.name for file in weight_files(directory)}
     return {name: _digest(directory / name) for name in sorted(names)}
 
 

@@ -16,9 +16,10 @@ from typing import Protocol
 
 import trio
 
-from r3mes.actors.inference.choice import NONE, Choice, choose
+from r3mes.actors.inference.choice import EXPORT, NONE, OPENVINO, Choice, choose
 from r3mes.actors.inference.files import check_model
 from r3mes.actors.inference.memory import free_bytes, has_gpu, needed_bytes
+from r3mes.actors.inference.openvino.place import export_place
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
 from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
 from r3mes.actors.inference.settings import ModelSettings
@@ -128,6 +129,9 @@ class Keeper:
             self._employer.chosen(self.choice)
             if self.choice.engine == NONE:
                 raise EngineMissing(f"engine: none, because {self.choice.reason}")
+            self._place = await trio.to_thread.run_sync(
+                self._find_place, directory, abandon_on_cancel=True
+            )
             async with open_worker(self._command, os.environ) as worker:
                 await self._employ(worker, directory)
         except* EngineError as group:
@@ -156,6 +160,13 @@ class Keeper:
             raise ModelTooLarge(
                 f"the weights take {needed >> 20} MiB and {int(free) >> 20} MiB of memory are free"
             )
+
+    def _find_place(self, directory: Path) -> str:
+        """Where the engine keeps what it makes of the model; empty if it makes nothing."""
+        cache, exported = self._settings.cache, (directory / EXPORT).is_file()
+        if self.choice.engine != OPENVINO or exported or cache is None:
+            return ""
+        return str(export_place(cache, directory))
 
     async def _employ(self, worker: Worker, directory: Path) -> None:
         async with trio.open_nursery() as nursery:
@@ -193,6 +204,7 @@ class Keeper:
             max_context=settings.max_context or 0,
             slots=settings.slots,
             threads=settings.threads or 0,
+            cache=self._place,
         )
         report: Report | None = None
         with trio.move_on_after(settings.load_timeout):

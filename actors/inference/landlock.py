@@ -30,10 +30,11 @@ PROC = ("self", "cpuinfo", "meminfo", "stat", "filesystems", "sys", "driver")
 """Not all of it: the environment of other processes would be readable."""
 
 
-def restrict_files(model: Path) -> None:
+def restrict_files(model: Path, *, writable: Path | None = None) -> None:
     """From here on this thread, and what it starts, opens nothing else.
 
-    The temporary directory may be written; the daemon makes one for each worker.
+    The temporary directory may be written, which the daemon makes for each worker, and
+    ``writable`` if there is one.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     attributes = struct.pack("=Q", EVERYTHING)
@@ -44,7 +45,8 @@ def restrict_files(model: Path) -> None:
         for path in _readable(model):
             _allow(libc, rules, path, READ)
         _allow(libc, rules, Path("/dev"), READ | WRITE_FILE)
-        _allow(libc, rules, Path(tempfile.gettempdir()), EVERYTHING)
+        for path in (Path(tempfile.gettempdir()), *([writable] if writable else ())):
+            _allow(libc, rules, path, EVERYTHING)
         if libc.syscall(RESTRICT_SELF, rules, 0):
             raise OSError(ctypes.get_errno(), "landlock_restrict_self")
     finally:
@@ -54,7 +56,7 @@ def restrict_files(model: Path) -> None:
 def _readable(model: Path) -> Iterator[Path]:
     yield from map(Path, (*SYSTEM, sys.prefix, sys.base_prefix, *_libraries()))
     yield from (Path("/proc", name) for name in PROC)
-    yield Path(r3mes.errors.__file__).parent
+    yield Path(r3mes.errors.__file__).parent.parent  # an exporter begins its imports from there
     yield Path(r3mes.actors.__file__).parent
     yield model
     if model.is_dir():

@@ -13,20 +13,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from r3mes.actors.inference.engine import Numerics
 from r3mes.actors.inference.files import check_model, read_json
+from r3mes.actors.inference.text_parts import TextParts
 from r3mes.errors import EngineError, ModelInvalid
 
 FALLBACK_CONTEXT = 4096
 """For models that name no length (alibi, state space)."""
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-
-@dataclass(frozen=True, slots=True)
-class TextParts:
-    """What the daemon needs to make token ids from messages, and text from token ids."""
-
-    tokenizer: str
-    chat_template: str
-    special_tokens: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class Load(_Message, frozen=True, tag=1):
         max_context: upper bound on prompt and answer together, in tokens; 0 for the model's own.
         slots: answers written at the same time.
         threads: CPU threads of the engine; 0 for its own choice.
+        cache: a directory for what the worker makes of the model, to be found there next time;
+            empty for none.
     """
 
     path: str
@@ -42,6 +44,7 @@ class Load(_Message, frozen=True, tag=1):
     max_context: int
     slots: int
     threads: int
+    cache: str = ""
 
 
 class Loaded(_Message, frozen=True, tag=2):

@@ -58,10 +58,14 @@ def _prctl(option: int, argument: int, more: object = 0) -> None:
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
-def confine(model: Path) -> None:
+def confine(model: Path, *, writable: Path | None = None) -> None:
     """Give up everything that writing answers with ``model`` does not need.
 
     Holds for the calling thread and those that it starts later.
+
+    Args:
+        model: whose files may be read.
+        writable: a directory that may be written as well.
 
     Raises:
         OSError: the kernel has no seccomp filters.
@@ -72,7 +76,7 @@ def confine(model: Path) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # it before the daemon
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    restrict_files(model)
+    restrict_files(model, writable=writable)
     refuse_network()
 
 

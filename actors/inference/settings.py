@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from r3mes.ids import ModelHash
 
@@ -43,6 +44,7 @@ class ModelSettings:
         threads: of the CPU; None for one with small models and torch's choice with others.
         adapters: that are offered with it from the start.
         adapter_places: adapters that are in memory at the same time.
+        cache: directory for what engines make of a model; None to make it anew each time.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
         frozen_timeout: the same for one that does not use the processor either.
@@ -61,6 +63,7 @@ class ModelSettings:
     threads: int | None = None
     adapters: tuple[AdapterSettings, ...] = ()
     adapter_places: int = 8
+    cache: Path | None = None
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
     frozen_timeout: float = 10.0

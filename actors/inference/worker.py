@@ -15,8 +15,9 @@ from queue import SimpleQueue
 from typing import BinaryIO, TypeAlias
 
 from r3mes.actors.inference.adapter_intake import AdapterIntake
+from r3mes.actors.inference.choice import OPENVINO
 from r3mes.actors.inference.engine import Engine, Event, Job
-from r3mes.actors.inference.files import digests, hash_of
+from r3mes.actors.inference.loaded import loaded_as
 from r3mes.actors.inference.protocol import (
     AdapterPart,
     Cancel,
@@ -63,7 +64,7 @@ def run(open_engine: OpenEngine) -> None:
     if not isinstance(load, Load):
         raise TypeError("the first command must be Load")
     # Before any other thread starts: what is given up here, threads give up that start later.
-    confine(Path(load.path))
+    confine(Path(load.path), writable=Path(load.cache) if load.cache else None)
     os.nice(NICE)
     inbox: SimpleQueue[Command] = SimpleQueue()
     threading.Thread(target=_queue, args=(incoming, inbox), daemon=True).start()
@@ -76,8 +77,17 @@ def run(open_engine: OpenEngine) -> None:
     _serve(engine, inbox, out)
 
 
+def open_chosen(load: Load) -> tuple[Engine, Loaded]:
+    """The engine that the daemon chose; imported here, where nothing can be reached any more."""
+    if load.engine == OPENVINO:
+        from r3mes.actors.inference.openvino.opening import open_openvino
+
+        return open_openvino(load)
+    return open_torch(load)
+
+
 def open_torch(load: Load) -> tuple[Engine, Loaded]:
-    """The engine on torch; imported here, where nothing can be reached any more."""
+    """The engine on torch."""
     import torch
 
     from r3mes.actors.inference.loading import load_model
@@ -91,25 +101,7 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     if load.threads or parameters <= SMALL:
         torch.set_num_threads(load.threads or 1)
     engine = open_engine(model, slots=load.slots)
-    numerics = engine.numerics
-    files = digests(directory)
-    loaded = Loaded(
-        hash=hash_of(files),
-        architecture=numerics.architecture,
-        parameters=numerics.parameters,
-        dtype=numerics.dtype,
-        device=numerics.device,
-        context=numerics.context,
-        vocabulary=numerics.vocabulary,
-        numeric_class=numerics.numeric_class,
-        slots=load.slots,
-        tokenizer=text.tokenizer,
-        chat_template=text.chat_template,
-        special_tokens=text.special_tokens,
-        stop_ids=numerics.stop_ids,
-        files=tuple(files.items()),
-    )
-    return engine, loaded
+    return engine, loaded_as(directory, engine.numerics, text, slots=load.slots)
 
 
 def _incoming() -> Iterator[Command]:
@@ -205,4 +197,4 @@ def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
 
 
 if __name__ == "__main__":
-    run(open_torch)
+    run(open_chosen)

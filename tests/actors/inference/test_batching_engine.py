@@ -14,11 +14,12 @@ import torch
 from r3mes.actors.inference import self_test, slots
 from r3mes.actors.inference.batching_engine import PIECE, REPLAY, BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Event, Job, Numerics
-from r3mes.actors.inference.loading import LoadedModel, TextParts, load_model
+from r3mes.actors.inference.loading import LoadedModel, load_model
 from r3mes.actors.inference.packed import PackedLinear
 from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.self_test import open_engine
 from r3mes.actors.inference.sequential_engine import SequentialEngine
+from r3mes.actors.inference.text_parts import TextParts
 
 torch.set_num_threads(1)  # as the worker does with models this small
 ENTRIES, CONTEXT = 400, 640

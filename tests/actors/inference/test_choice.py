@@ -38,20 +38,20 @@ def model(tmp_path: Path, *files: str) -> Path:
 
 
 def test_torch_is_the_first_choice(tmp_path: Path, installed: Install) -> None:
-    installed("torch", "transformers", "openvino_genai")
+    installed("torch", "transformers", "openvino")
     both = model(tmp_path, "model.safetensors", "openvino_model.xml")
     assert choose(ModelSettings("m", "x"), both).engine == "torch"
 
 
 def test_an_export_without_safetensors_is_for_openvino(tmp_path: Path, installed: Install) -> None:
-    installed("torch", "transformers", "openvino_genai")
+    installed("torch", "transformers", "openvino")
     chosen = choose(ModelSettings("m", "x"), model(tmp_path, "openvino_model.xml"))
     assert chosen.engine == "openvino"
     assert "export" in chosen.reason
 
 
 def test_without_torch_an_export_still_runs(tmp_path: Path, installed: Install) -> None:
-    installed("openvino_genai")
+    installed("openvino")
     both = model(tmp_path, "model.safetensors", "openvino_model.xml")
     chosen = choose(ModelSettings("m", "x"), both)
     assert chosen.engine == "openvino"
@@ -63,8 +63,8 @@ def test_without_torch_an_export_still_runs(tmp_path: Path, installed: Install) 
     [
         ("auto", (), "torch is not installed"),
         ("auto", ("torch",), "transformers is not installed"),
-        ("torch", ("openvino_genai",), "torch is not installed"),
-        ("openvino", ("torch", "transformers"), "openvino_genai is not installed"),
+        ("torch", ("openvino",), "torch is not installed"),
+        ("openvino", ("torch", "transformers"), "openvino is not installed"),
     ],
 )
 def test_what_is_missing_is_named(
