@@ -1,35 +1,37 @@
 """The engine on torch: answers join and leave between two steps, and are written together.
 
-One step is a piece of the prompt that came first, if one waits, and one token of every running
-answer.  Running answers hold the first slots in order, so attention looks at a slice and copies
-nothing; the last one moves into the place of one that ends.
+One step is one token of every running answer, and some pieces of the prompts that are not read
+yet: every second time of those with the least left, so that a short prompt does not wait for a
+long one, and in between of the one that came first, so that a long one is read, too.
 
 The order of computation keeps the bits of an answer: the prompt in pieces with fixed borders, then
 each token as a row by itself, also those that another server wrote, and never one row alone.  Why
 that helps is said in `r3mes.actors.inference.slots` and `r3mes.actors.inference.packed`; whether it
-holds here is tried out by `r3mes.actors.inference.self_test`.
+holds here is tried out by `r3mes.actors.inference.self_test`.  So nothing changes if pieces of many
+prompts are read together, or not read at all because an earlier prompt began alike.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import torch
 
-from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Capacity, Event, Job
 from r3mes.actors.inference.loading import LoadedModel
 from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.sampling import Logits
-from r3mes.actors.inference.slots import Pass, SlotCache, block_pass, row_pass
+from r3mes.actors.inference.seats import PIECE, Seated, Seats
+from r3mes.actors.inference.slots import Pass, Piece, SlotCache, padded, piece_pass, row_pass
 
-PIECE = 128
-"""Tokens of a prompt in one step: bounds how long running answers and a ping wait."""
 REPLAY = 32
 """Tokens that were written elsewhere in one step."""
+READING_S, PIECES = 0.25, 8
+"""How long a step may read, about, and how many pieces, while nobody's next token waits for it."""
 
 OnLogits = Callable[[int, int, Logits], None]
 """Told of the logits of each token: the job, the position in its answer, shape (vocabulary,)."""
@@ -50,108 +52,177 @@ class BatchingEngine:
     Args:
         model: whose attention is `r3mes.actors.inference.slots.attend`.
         slots: answers written at the same time.
+        room: tokens whose keys and values may be kept; at least the model's context.
     """
 
-    def __init__(self, model: LoadedModel, *, slots: int) -> None:
+    def __init__(self, model: LoadedModel, *, slots: int, room: int | None = None) -> None:
         self._module, self.numerics = model.module, model.numerics
         self.on_logits: OnLogits = unheard
         self._device = torch.device(model.numerics.device)
         self.adapters = Adapters(model.module, self._device, model.module.dtype)
-        self._slots = slots
-        self.cache = SlotCache(slots + 1)  # the last one is for the prompt that is being read
-        self._entering: deque[Answer] = deque()
-        self._running: list[Answer] = []
-        takes = inspect.signature(model.module.forward).parameters
-        self._keep_two: dict[str, Any] = {"logits_to_keep": 2} if "logits_to_keep" in takes else {}
+        self._slots, self._seats = slots, Seats(slots, model.numerics.context, room)
+        self._turns, self._prompt_tokens = count(), 0
+        self._row_s = READING_S / PIECE  # that one token of a prompt took
+        self._takes_rows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
+
+    @property
+    def cache(self) -> SlotCache:
+        return self._seats.cache
 
     @property
     def capacity(self) -> Capacity:
-        running = len(self._entering) + len(self._running)
-        return Capacity(running, self._slots - running)
+        seats, running = self._seats, self._seats.occupied
+        return Capacity(
+            running,
+            self._slots - running,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=seats.recalled,
+            kv_bytes=seats.kept * seats.cache.bytes_per_token,
+        )
 
     @property
     def gpu_bytes(self) -> int:
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
 
     def start(self, job: Job) -> None:
-        self._entering.append(Answer(job))
+        self._seats.add(job)
+        self._prompt_tokens += len(job.prompt)
 
     def cancel(self, job_id: int) -> Sequence[Event]:
-        for answer in self._entering:
-            if answer.job.id == job_id:
-                self._entering.remove(answer)
-                return [Event(job_id, answer.position, ended="cancelled")]
-        for slot, answer in enumerate(self._running):
-            if answer.job.id == job_id:
-                self._leave(slot)
-                return [Event(job_id, answer.position, ended="cancelled")]
-        return []
+        answer = self._seats.find(job_id)
+        if answer is None:
+            return []
+        self._seats.remove(answer)
+        return [Event(job_id, answer.position, ended="cancelled")]
 
     def step(self) -> Sequence[Event]:
-        written = self._write() if self._running else []
-        return [*written, *(self._enter() if self._entering else [])]
+        written = self._write() if self._seats.running else []
+        self._seats.fill()
+        return [*written, *(self._enter() if self._seats.reading else [])]
 
     def _enter(self) -> list[Event]:
-        """Read on in the first answer that is not running yet; its first token, if all is read."""
-        answer = self._entering[0]
-        logits = self._read(answer)
-        if answer.cached < len(answer.tokens):
-            return []
-        self._entering.popleft()
-        event = self._choose(answer, logits)
-        if not event.ended:
-            self.cache.move(self._slots, len(self._running), answer.cached)
-            self._running.append(answer)
-        return [event]
+        """Read on in answers that are not running yet; the first tokens of those that are read."""
+        for answer in list(self._seats.reading):
+            self._seats.recall(answer)
+        order = sorted(self._seats.reading, key=self._turn())
+        if order and order[0].cached >= order[0].prompt:
+            return self._replay(order[0])
+        return self._read(order)
 
-    def _read(self, answer: Answer) -> Logits:
-        lane, begin, prompt = self._slots, answer.cached, len(answer.job.prompt)
-        if begin < prompt:
-            answer.cached = min(begin + PIECE, prompt)
-            tokens = answer.tokens[begin : answer.cached]
-            this = block_pass(lane, begin, answer.cached, self._device)
-        else:
-            answer.cached = min(begin + REPLAY, len(answer.tokens))
-            tokens = at_least_two(answer.tokens[begin : answer.cached])
-            positions = at_least_two([*range(begin, answer.cached)])
-            this = row_pass([lane] * len(positions), positions, self._device)
+    def _turn(self) -> Callable[[Seated], int]:
+        """Who comes first this time."""
+        if next(self._turns) % 2:
+            return lambda answer: answer.number
+        return lambda answer: len(answer.tokens) - answer.cached
+
+    def _read(self, order: Sequence[Seated]) -> list[Event]:
+        share = self._share(order)
+        self._seats.make_room(sum(padded(piece.end) - padded(piece.begin) for _, piece in share))
+        share = [(answer, piece) for answer, piece in share if answer in self._seats.reading]
+        if not share:
+            return []
+        began = time.perf_counter()
+        last = self._last_rows(share)
+        self._row_s = (time.perf_counter() - began) / sum(piece.rows for _, piece in share)
+        events = []
+        for (answer, piece), logits in zip(share, last, strict=False):
+            answer.cached = piece.end
+            self._seats.keep(answer, piece)
+            if piece.end == len(answer.tokens):
+                events.append(self._begin(answer, logits))
+        return events
+
+    def _share(self, order: Sequence[Seated]) -> list[tuple[Seated, Piece]]:
+        """The pieces that are read in this step."""
+        idle = 0 if self._seats.running else int(READING_S / self._row_s / PIECE)
+        left = min(max(idle, 1), PIECES) * PIECE
+        share: list[tuple[Seated, Piece]] = []
+        names: set[bytes] = set()
+        for answer in order:
+            begin = answer.cached
+            while begin < answer.prompt:
+                piece = answer.piece(begin)
+                name = answer.name_of(piece)
+                if (share and piece.rows > left) or name in names:
+                    break  # the same piece of another's prompt can be recalled in the next step
+                names.update([name] if name else [])
+                share.append((answer, piece))
+                begin, left = piece.end, left - piece.rows
+        return share
+
+    def _last_rows(self, share: Sequence[tuple[Seated, Piece]]) -> Logits:
+        """The logits of the last row of each piece."""
+        tokens = [token for answer, piece in share for token in answer.tokens_of(piece)]
+        adapters = [one.job.adapter for one, piece in share for _ in range(piece.rows)]
+        pieces = [piece for _, piece in share]
+        last = [sum(piece.rows for piece in pieces[: at + 1]) - 1 for at in range(len(pieces))]
+        if len(tokens) == 1:  # as two pieces, as each attends by itself
+            tokens, pieces, adapters = tokens * 2, pieces * 2, adapters * 2
+        self.adapters.use(adapters)
+        return self._forward(tokens, piece_pass(pieces, self._device), at_least_two(last))
+
+    def _replay(self, answer: Seated) -> list[Event]:
+        """Read on in what was written elsewhere."""
+        begin, end = answer.cached, min(answer.cached + REPLAY, len(answer.tokens))
+        self._seats.make_room(padded(end) - padded(begin))
+        if answer not in self._seats.reading:
+            return []
+        tokens = at_least_two(answer.tokens[begin:end])
+        positions = at_least_two([*range(begin, end)])
+        this = row_pass([answer.slot] * len(positions), positions, self._device)
+        last = len(tokens) - 1
         self.adapters.use([answer.job.adapter] * len(tokens))
-        last: Logits = self._forward(tokens, this, self._keep_two)[-1]
-        return last
+        logits = self._forward(tokens, this, [last, last])[0]
+        answer.cached = end
+        return [self._begin(answer, logits)] if end == len(answer.tokens) else []
+
+    def _begin(self, answer: Seated, logits: Logits) -> Event:
+        """Choose the first token that is written here."""
+        event = self._choose(answer, logits)
+        if event.ended:
+            self._seats.remove(answer)
+        else:
+            self._seats.run(answer)
+        return event
 
     def _write(self) -> list[Event]:
-        answers = self._running
+        self._seats.make_room(
+            sum(padded(one.cached + 1) - padded(one.cached) for one in self._seats.running)
+        )
+        answers = list(self._seats.running)
+        if not answers:
+            return []
         slots = at_least_two([*range(len(answers))])
         positions = at_least_two([answer.cached for answer in answers])
         tokens = at_least_two([answer.tokens[-1] for answer in answers])
         self.adapters.use(at_least_two([answer.job.adapter for answer in answers]))
-        logits = self._forward(tokens, row_pass(slots, positions, self._device), {})
+        logits = self._forward(tokens, row_pass(slots, positions, self._device))
         events = []
         for answer, row in zip(answers, logits, strict=False):
             answer.cached += 1
             events.append(self._choose(answer, row))
-        for slot in reversed(range(len(events))):
-            if events[slot].ended:
-                self._leave(slot)
+        for answer, event in zip(reversed(answers), reversed(events), strict=True):
+            if event.ended:
+                self._seats.remove(answer)
         return events
 
-    def _leave(self, slot: int) -> None:
-        """The last running answer takes over the slot."""
-        last = self._running.pop()
-        if slot < len(self._running):
-            self.cache.move(len(self._running), slot, last.cached)
-            self._running[slot] = last
-
-    def _choose(self, answer: Answer, logits: Logits) -> Event:
+    def _choose(self, answer: Seated, logits: Logits) -> Event:
         self.on_logits(answer.job.id, answer.position, logits)
         return answer.choose(logits)
 
-    def _forward(self, tokens: Sequence[int], this: Pass, options: dict[str, Any]) -> Logits:
-        """The logits of the rows, or of the last ones; shape (rows, vocabulary)."""
+    def _forward(
+        self, tokens: Sequence[int], this: Pass, rows: Sequence[int] | None = None
+    ) -> Logits:
+        """The logits of these rows, two or more, or of all; shape (rows, vocabulary)."""
         ids = torch.tensor([tokens], device=self._device)
+        wanted = None if rows is None else torch.tensor(rows, device=self._device)
+        options: dict[str, Any] = {}
+        if self._takes_rows and wanted is not None:
+            options, wanted = {"logits_to_keep": wanted}, None
         with torch.inference_mode(), self.cache.using(this):
             output = self._module(
                 input_ids=ids, position_ids=this.positions[None], use_cache=False, **options
             )
-            logits: Logits = output.logits[0].to(torch.float32).cpu().numpy()
+            kept = output.logits[0] if wanted is None else output.logits[0, wanted]
+            logits: Logits = kept.to(torch.float32).cpu().numpy()
         return logits

@@ -25,6 +25,7 @@ class Job:
         max_new: most tokens to write, at least one.
         stop_ids: the answer ends before any of them.
         adapter: the number of one that was loaded; 0 for the model as it is.
+        owner: who asked; what was kept of one's prompts serves nobody else.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Job:
     max_new: int
     stop_ids: frozenset[int]
     adapter: int = 0
+    owner: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many answers are being written, and how many more could be."""
+    """How many answers are being written, how many more could be, and what it took so far.
+
+    Args:
+        prompt_tokens: of all prompts since the engine was made.
+        cached_tokens: those that were not read, as an earlier prompt began alike.
+        kv_bytes: memory of keys and values now.
+    """
 
     running: int
     free_slots: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from r3mes.actors.inference.slots import NAME
 
 logger = logging.getLogger(__name__)
 
-TOKENS = 70
-"""Of the prompt that is tried: over one padded span."""
+TOKENS = 150
+"""Of the prompt that is tried: over one piece, and several padded spans."""
 ANSWER, EMITTED = 8, 5
 FULL, SLIDING = "full_attention", "sliding_attention"
 CLOSE, CLOSE_IN_HALF = 1e-3, 0.05
@@ -39,7 +39,7 @@ def open_engine(model: LoadedModel, *, slots: int) -> Engine:
         exact, digest = _bits(engine)
         if exact or engine.numerics.device != "cpu":
             word = "exact" if exact else "inexact"
-            engine.numerics = engine.numerics.of_class(f"together, plan 2, {word}, {digest}")
+            engine.numerics = engine.numerics.of_class(f"together, plan 3, {word}, {digest}")
             return engine
         why = "the bits of one would depend on the others"
     logger.warning("answers are written in turn and not together: %s", why)
@@ -97,7 +97,8 @@ def _differs(model: LoadedModel) -> str:
 def _bits(engine: BatchingEngine) -> tuple[bool, str]:
     """Whether an answer has the same bits among others, and when it goes on from the middle.
 
-    And a hash of its logits: it tells machines apart that compute otherwise for whatever reason.
+    Among others it is read together with them; the one that goes on recalls what was kept.  And a
+    hash of its logits: it tells machines apart that compute otherwise for whatever reason.
     """
     ids = _prompt(engine, TOKENS)
     alone, tokens = _answer(engine, ids, (), 0)
@@ -122,7 +123,8 @@ def _answer(
     for number in range(1, strangers + 1):
         prompt = _prompt(engine, number * 5 + 1)
         engine.start(Job(number, prompt, (), Sampling(), ANSWER + number, frozenset()))
-    engine.start(Job(0, ids, emitted, Sampling(), ANSWER - len(emitted), frozenset()))
+    owner = bytes([strangers])  # with strangers it is read again
+    engine.start(Job(0, ids, emitted, Sampling(), ANSWER - len(emitted), frozenset(), owner=owner))
     while engine.capacity.running:
         for event in engine.step():
             if event.id == 0:

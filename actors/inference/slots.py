@@ -7,7 +7,8 @@ here, without code of its own.
 
 What keeps the bits of an answer independent of its neighbours: a row attends as a batch of one
 query, and the span of keys is padded to a multiple that depends on the row's own pass only through
-masked keys.  Queries of a prompt's piece attend as one block, cut at fixed borders.
+masked keys.  Queries of a prompt's piece attend as one block, cut at fixed borders, also where
+pieces of several prompts are in one pass.
 """
 
 from __future__ import annotations
@@ -15,16 +16,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from r3mes.actors.inference.pages import Paged
+
 NAME = "r3mes_slots"
 SHORT, LONG = 64, 512
 """Keys are padded to a multiple of the first up to the second, and of the second above it."""
+
+Stretch: TypeAlias = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Keys and values of some tokens of one answer in every layer, each (tokens, heads, size)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens ``begin`` … ``end`` of the prompt in one slot, read in one pass."""
+
+    slot: int
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        return self.end - self.begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +54,45 @@ class Pass:
         slots: of each row, shape (rows,).
         positions: of each row in its answer, shape (rows,).
         keys: the slots that are looked at: all rows' (a slice, so that nothing is copied), or the
-            one of a block.
+            one of a single answer.
         span: keys that are looked at, padded.
-        block: the rows are a piece of one prompt, which attends as a whole.
+        pieces: the rows are these pieces of prompts, one after the other, each of which attends as
+            a whole to its own slot; empty where each row attends by itself.
     """
 
     slots: torch.Tensor
     positions: torch.Tensor
     keys: slice
     span: int
-    block: bool
+    pieces: tuple[Piece, ...] = ()
+    _masks: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, begin: int, end: int, span: int, window: int | None) -> torch.Tensor:
+        """Which keys these rows see, shape (rows, span); made once for all layers."""
+        key = (begin, end, window or 0)
+        if key not in self._masks:
+            self._masks[key] = _mask(self.positions[begin:end], span, window)
+        return self._masks[key]
 
 
 _current: ContextVar[tuple[SlotCache, Pass]] = ContextVar("slot pass")
 
 
 class SlotCache:
-    """Keys and values, made when a layer first needs them and doubled when they get short.
+    """Keys and values; a layer's are made when it first needs them.
+
+    In main memory a slot takes pages as they are written.  On a GPU all slots have the same
+    length, which is doubled when it gets short.
 
     Args:
         slots: answers that have room.
+        length: most tokens of one of them.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, length: int) -> None:
+        self._slots, self._length = slots, -(-length // LONG) * LONG
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._pages: list[Paged] = []
         self._windowed: set[int] = set()
 
     @property
@@ -71,6 +104,12 @@ class SlotCache:
     def windowed(self) -> int:
         """Layers that have looked through a window."""
         return len(self._windowed)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token takes in all layers that have written something."""
+        tensors = [tensor for pair in self._layers.values() for tensor in pair]
+        return sum(tensor[0, 0].numel() * tensor.itemsize for tensor in tensors)
 
     def note_window(self, layer: int) -> None:
         """The layer looks through a window."""
@@ -92,18 +131,46 @@ class SlotCache:
                 for tensor in pair:
                     tensor[target, :length] = tensor[source, :length]
 
-    def written(
-        self, layer: int, this: Pass, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the rows' keys and values, shape (rows, heads, size); what attention looks at.
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Let two answers change places, of which the longer has ``length`` tokens."""
+        with torch.inference_mode():
+            for pair in self._layers.values():
+                for tensor in pair:
+                    kept = tensor[one, :length].clone()
+                    tensor[one, :length] = tensor[other, :length]
+                    tensor[other, :length] = kept
 
-        Returns:
-            Two tensors of shape (slots or 1, heads, span, size).
-        """
+    def release(self, slot: int) -> None:
+        """Nobody needs what is in the slot."""
+        for pages in self._pages:
+            pages.give_back(slot)
+
+    def copy_out(self, piece: Piece) -> Stretch:
+        """What was written for a piece of a prompt."""
+        with torch.inference_mode():
+            return tuple(
+                (keys[piece.slot, piece.begin : piece.end].clone(),
+                 values[piece.slot, piece.begin : piece.end].clone())
+                for keys, values in self._layers.values()
+            )  # fmt: skip
+
+    def copy_in(self, piece: Piece, stretch: Stretch) -> None:
+        """Write what was copied out before."""
+        with torch.inference_mode():
+            for layer, kept in zip(list(self._layers), stretch, strict=True):
+                pair = self._room(layer, piece.end, *kept)
+                for tensor, rows in zip(pair, kept, strict=True):
+                    tensor[piece.slot, piece.begin : piece.end] = rows
+
+    def write(self, layer: int, this: Pass, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep the rows' keys and values, shape (rows, heads, size)."""
         pair = self._room(layer, this.span, key, value)
         for tensor, rows in zip(pair, (key, value), strict=True):
             tensor.index_put_((this.slots, this.positions), rows)
-        keys, values = (tensor[this.keys, : this.span].transpose(1, 2) for tensor in pair)
+
+    def look(self, layer: int, slots: slice, span: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the slots, each of shape (slots, heads, span, size)."""
+        keys, values = (tensor[slots, :span].transpose(1, 2) for tensor in self._layers[layer])
         return keys, values
 
     def _room(
@@ -120,7 +187,10 @@ class SlotCache:
 
     def _zeros(self, rows: torch.Tensor, length: int) -> torch.Tensor:
         # Zeros, as masked rubbish that is not a number would still spoil the sum.
-        return rows.new_zeros(self._slots, length, *rows.shape[1:])
+        if rows.device.type != "cpu":
+            return rows.new_zeros(self._slots, min(length, self._length), *rows.shape[1:])
+        self._pages.append(Paged((self._slots, self._length, *rows.shape[1:]), rows.dtype))
+        return self._pages[-1].tensor
 
 
 def padded(length: int) -> int:
@@ -152,34 +222,44 @@ def attend(
     cache, this = _current.get()
     if sliding_window:
         cache.note_window(module.layer_idx)
-    rows, heads, kv_heads = query.shape[2], query.shape[1], key.shape[1]
-    keys, values = cache.written(
-        module.layer_idx, this, key[0].transpose(0, 1), value[0].transpose(0, 1)
-    )
-    if this.block:  # (1, heads, rows, size) against (1, heads, span, size)
-        asked, mask = query, _mask(this, sliding_window)[None, None]
-        keys, values = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
-    else:  # heads that share keys are the queries: (rows, kv heads, group, size)
-        asked = query[0].transpose(0, 1).reshape(rows, kv_heads, heads // kv_heads, -1)
-        mask = _mask(this, sliding_window)[:, None, None]
-        keys, values = (x.expand(rows, -1, -1, -1) for x in (keys, values))
-    if softcap is None:
-        out = functional.scaled_dot_product_attention(
+    layer, window = module.layer_idx, sliding_window
+    cache.write(layer, this, key[0].transpose(0, 1), value[0].transpose(0, 1))
+
+    def product(
+        asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        if softcap is not None:
+            return _softcapped(asked, keys, values, mask, softcap, scaling)
+        return functional.scaled_dot_product_attention(
             asked, keys, values, attn_mask=mask, scale=scaling
         )
-    else:
-        out = _softcapped(asked, keys, values, mask, softcap, scaling)
-    if this.block:
-        return out.transpose(1, 2), None
+
+    rows, heads, kv_heads = query.shape[2], query.shape[1], key.shape[1]
+    group = heads // kv_heads
+    if this.pieces:  # each (1, heads, rows, size) against (1, heads, span, size)
+        outs, begin = [], 0
+        for piece in this.pieces:
+            end, span = begin + piece.rows, padded(piece.end)
+            seen = cache.look(layer, slice(piece.slot, piece.slot + 1), span)
+            keys, values = (x.repeat_interleave(group, 1) for x in seen)
+            mask = this.mask(begin, end, span, window)[None, None]
+            outs.append(product(query[:, :, begin:end], keys, values, mask).transpose(1, 2))
+            begin = end
+        return torch.cat(outs, 1), None
+    # Heads that share keys are the queries: (rows, kv heads, group, size).
+    asked = query[0].transpose(0, 1).reshape(rows, kv_heads, group, -1)
+    mask = this.mask(0, rows, this.span, window)[:, None, None]
+    keys, values = (x.expand(rows, -1, -1, -1) for x in cache.look(layer, this.keys, this.span))
+    out = product(asked, keys, values, mask)
     return out.reshape(1, rows, heads, out.shape[-1]), None
 
 
-def _mask(this: Pass, sliding_window: int | None) -> torch.Tensor:
-    """Which keys each row sees, shape (rows, span)."""
-    keys = torch.arange(this.span, device=this.positions.device)
-    behind = this.positions[:, None] - keys
+def _mask(positions: torch.Tensor, span: int, window: int | None) -> torch.Tensor:
+    """Which keys rows at these positions see, shape (rows, span)."""
+    keys = torch.arange(span, device=positions.device)
+    behind = positions[:, None] - keys
     seen = behind >= 0
-    return seen & (behind < sliding_window) if sliding_window else seen
+    return seen & (behind < window) if window else seen
 
 
 def _softcapped(
@@ -201,30 +281,24 @@ def row_pass(slots: Sequence[int], positions: Sequence[int], device: torch.devic
     """Rows of answers that hold the first slots in order, or of one answer alone."""
     one = len(set(slots)) == 1
     keys = slice(slots[0], slots[0] + 1) if one else slice(0, len(slots))
-    return _pass(slots, positions, device, keys, block=False)
-
-
-def block_pass(slot: int, begin: int, end: int, device: torch.device) -> Pass:
-    """A piece of a prompt."""
-    positions = range(begin, end)
-    keys = slice(slot, slot + 1)
-    return _pass([slot] * len(positions), positions, device, keys, block=True)
-
-
-def _pass(
-    slots: Sequence[int],
-    positions: Sequence[int],
-    device: torch.device,
-    keys: slice,
-    *,
-    block: bool,
-) -> Pass:
     return Pass(
         torch.tensor(slots, device=device),
         torch.tensor(positions, device=device),
         keys,
         padded(max(positions) + 1),
-        block,
+    )
+
+
+def piece_pass(pieces: Sequence[Piece], device: torch.device) -> Pass:
+    """Pieces of prompts, read together."""
+    slots = [piece.slot for piece in pieces for _ in range(piece.rows)]
+    positions = [at for piece in pieces for at in range(piece.begin, piece.end)]
+    return Pass(
+        torch.tensor(slots, device=device),
+        torch.tensor(positions, device=device),
+        slice(min(slots), max(slots) + 1),
+        padded(max(positions) + 1),
+        tuple(pieces),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from r3mes.actors.inference import self_test, slots
-from r3mes.actors.inference.batching_engine import PIECE, REPLAY, BatchingEngine, unheard
+from r3mes.actors.inference import reserve, self_test, slots
+from r3mes.actors.inference.batching_engine import REPLAY, BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Event, Job, Numerics
 from r3mes.actors.inference.loading import LoadedModel, load_model
 from r3mes.actors.inference.packed import PackedLinear
 from r3mes.actors.inference.sampling import Logits, Sampling
+from r3mes.actors.inference.seats import PIECE
 from r3mes.actors.inference.self_test import open_engine
 from r3mes.actors.inference.sequential_engine import SequentialEngine
 from r3mes.actors.inference.text_parts import TextParts
@@ -129,14 +131,15 @@ def test_every_family_computes_what_transformers_computes(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bits_do_not_depend_on_the_others(family: str) -> None:
     engine = batching(model_of(family))
-    assert "together, plan 2, exact" in engine.numerics.numeric_class
+    assert "together, plan 3, exact" in engine.numerics.numeric_class
     seen = listening(engine)
     alone = write(engine, job(1, LONG))[1]
     bits = [*seen]
     assert len(set(alone)) > 2
     seen.clear()
     strangers = (job(2, SHORT[:3], max_new=5), job(3, LONG[:200], max_new=9), job(4, SHORT))
-    assert write(engine, *strangers, job(1, LONG))[1] == alone
+    again = replace(job(1, LONG), owner=b"among")  # what was kept would not be read again
+    assert write(engine, *strangers, again)[1] == alone
     assert seen == bits
     for at in (1, 7, 23):
         seen.clear()
@@ -250,7 +253,7 @@ def test_a_model_that_comes_out_wrong_is_run_in_turn(
     monkeypatch.setattr(
         slots,
         "_mask",
-        lambda this, _window: torch.ones(len(this.positions), this.span, dtype=torch.bool),
+        lambda positions, span, _window: torch.ones(len(positions), span, dtype=torch.bool),
     )
     assert isinstance(open_engine(model_of("Llama"), slots=4), SequentialEngine)
     assert "away from those of transformers" in caplog.text
@@ -281,3 +284,77 @@ def test_a_model_from_its_directory(model_dir: Callable[..., Path]) -> None:
     engine = batching(model)
     assert engine.cache.layers == 2
     assert set(write(engine, *(job(number) for number in range(4)))) == {0, 1, 2, 3}
+
+
+def test_what_an_earlier_prompt_left_is_not_read_again_and_changes_no_bit() -> None:
+    engine = batching(model_of("Llama"))
+    seen = listening(engine)
+    first = write(engine, job(1, LONG))[1]
+    bits = [*seen]
+    before = engine.capacity.cached_tokens
+    seen.clear()
+    assert write(engine, job(1, LONG))[1] == first
+    assert seen == bits
+    assert engine.capacity.cached_tokens - before == 2 * PIECE
+    more = write(engine, job(2, LONG + SHORT))[2]
+    assert engine.capacity.cached_tokens - before == 4 * PIECE
+    assert more == write(engine, replace(job(2, LONG + SHORT), owner=b"another"))[2]
+
+
+def test_what_one_asked_is_not_kept_for_another() -> None:
+    engine = batching(model_of("Llama"))
+    write(engine, replace(job(1, LONG), owner=b"one"))
+    before = engine.capacity.cached_tokens
+    write(engine, replace(job(1, LONG), owner=b"other"))
+    assert engine.capacity.cached_tokens == before
+
+
+def test_the_same_beginning_is_read_once_also_when_many_come_together() -> None:
+    engine = batching(model_of("Llama"))
+    before = engine.capacity.cached_tokens
+    write(engine, *(job(number, (*LONG, number)) for number in range(4)))
+    assert engine.capacity.cached_tokens - before == 3 * 2 * PIECE
+
+
+def test_a_last_token_alone_is_read_with_the_same_bits_as_among_others() -> None:
+    engine = batching(model_of("Llama"))
+    seen = listening(engine)
+    prompt = LONG[: PIECE + 1]
+    alone = write(engine, replace(job(1, prompt, max_new=1), owner=b"alone"))[1]
+    assert write(engine, job(2), job(1, prompt, max_new=1), job(3))[1] == alone
+    assert seen[0] == seen[1]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    engine = batching(model_of("Llama"))
+    engine.start(job(9, max_new=CONTEXT - len(SHORT)))  # so that a step reads one piece only
+    engine.step()
+    engine.start(job(1, tuple(range(4)) * 140, max_new=1))
+    engine.start(job(2, max_new=1))
+    ended = [event.id for _ in range(20) for event in engine.step() if event.ended]
+    assert ended == [2, 1]
+
+
+@pytest.mark.parametrize("room", [CONTEXT, 1024])
+def test_answers_that_outgrow_the_memory_are_put_back_and_keep_their_bits(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserve, "ANSWER", 8)  # far too little
+    model = model_of("Llama")
+    engine = batching(model)
+    jobs = [job(number, LONG[: 90 * number], max_new=200) for number in range(1, 4)]
+    seen = listening(engine)
+    whole = write(engine, *jobs)
+    bits, most = [*seen], 0
+    small = BatchingEngine(model, slots=4, room=room)
+    seen = listening(small)
+    for one in jobs:
+        small.start(one)
+    ids: dict[int, list[int]] = {one.id: [] for one in jobs}
+    while small.capacity.running:
+        for event in small.step():
+            ids[event.id] += event.ids
+        most = max(most, small.capacity.kv_bytes)
+    assert ids == whole
+    assert seen == bits
+    assert room * 0.9 <= most / small.cache.bytes_per_token <= room
