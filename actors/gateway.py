@@ -30,6 +30,7 @@ from r3mes.actors.observing import (
 )
 from r3mes.actors.requests.envelope import SignedRequest, sign_request
 from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.logprobs import Logprob, decode_record
 from r3mes.actors.requests.pricing import output_digest, price_of
 from r3mes.actors.requests.receipt import Result, countersign, verify_result
 from r3mes.actors.tracing import NO_TRACER, Tracer, first_part, part, traceparent
@@ -43,13 +44,14 @@ from r3mes.errors import (
     NoPeer,
     NotReady,
     Overloaded,
+    PeerTooOld,
     PriceExceeded,
     R3mesError,
     StoreError,
     WireError,
 )
 from r3mes.ids import ModelHash, PeerId
-from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer
+from r3mes.p2p.protocols.infer import ClientCall, Hello, ModelOffer, Tokens
 from r3mes.p2p.streams import FrameStream
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class ChatRequest:
     Args:
         max_tokens: most tokens to write; None for as many as fit.
         seed: of the sampling; None for a fresh one.
+        min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, logprobs: as
+            `r3mes.actors.requests.job.InferJob` has them.
         key_id: the API key that it came with, for its usage; None from elsewhere.
         request_id: names it while it is under way; made if it is empty.
     """
@@ -85,6 +89,12 @@ class ChatRequest:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = 0
     key_id: str | None = None
     request_id: str = ""
 
@@ -146,6 +156,8 @@ class Answer:
         self.receipt_id = signed.hash.hex()
         self.prompt_ids: tuple[int, ...] = ()
         self.output_ids: list[int] = []
+        self._logprobs: list[tuple[Logprob, ...]] = []
+        self.logprobs_asked = 0
         self.queue_ms = 0.0
         self.settled = False
         self.key_id: str | None = None
@@ -169,11 +181,26 @@ class Answer:
             if self.completion_tokens + len(frame.ids) > self._most():
                 raise WireError(f"{self.peer} writes more than the {self._most()} tokens asked for")
             self.output_ids.extend(frame.ids)
+            self._note_logprobs(frame)
             self.watched.wrote(len(frame.ids))
             if frame.text:
                 return frame.text
         await self._gateway.settle(self)
         raise StopAsyncIteration
+
+    def new_logprobs(self) -> list[tuple[Logprob, ...]]:
+        """Those of the tokens that came since this was called last; none if not asked for.
+
+        For each token its own, then those of the likeliest.
+        """
+        new, self._logprobs = self._logprobs, []
+        return new
+
+    def _note_logprobs(self, frame: Tokens) -> None:
+        asked = self.logprobs_asked
+        if len(frame.logprobs) != (len(frame.ids) if asked else 0):
+            raise WireError(f"{self.peer} tells log-probabilities of other tokens than it writes")
+        self._logprobs += [decode_record(record, asked) for record in frame.logprobs]
 
     def _most(self) -> int:
         """Tokens that were ordered; what comes beyond is neither kept nor paid."""
@@ -319,8 +346,12 @@ class Gateway:
         hello = await call.hello()
         # What routing knows may be older than this hello, which is what we sign for.
         candidate = replace(candidate, offer=_offer_of(hello, candidate.offer.hash))
-        signed = self._sign(candidate, hello.epoch, request)
+        job = _job(request)
+        if job.version > 1 and not call.takes_later_jobs:
+            raise PeerTooOld(f"{candidate.peer} does not know all that is asked for")
+        signed = self._sign(candidate, hello.epoch, request, job)
         answer = Answer(self, call, candidate, signed, watched)
+        answer.logprobs_asked = job.logprobs
         accepted = await call.request(answer.signed.wire, trace=traceparent())
         if len(accepted.prompt_ids) >= candidate.offer.context:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
@@ -329,7 +360,9 @@ class Gateway:
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer
 
-    def _sign(self, candidate: Candidate, epoch: bytes, request: ChatRequest) -> SignedRequest:
+    def _sign(
+        self, candidate: Candidate, epoch: bytes, request: ChatRequest, job: InferJob
+    ) -> SignedRequest:
         offer = candidate.offer
         return sign_request(
             self._wallet,
@@ -337,7 +370,7 @@ class Gateway:
             audience=candidate.peer,
             epoch=epoch,
             model=offer.hash,
-            body=_job(request).encode(),
+            body=job.encode(),
             max_tokens=_max_tokens(request, offer),
             max_price=self._price_limit(offer),
             now_ms=self._now_ms(),
@@ -462,4 +495,10 @@ def _job(request: ChatRequest) -> InferJob:
         top_k=request.top_k,
         seed=secrets.randbits(63) if request.seed is None else request.seed,
         stop=request.stop,
+        min_p=request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=request.logit_bias,
+        logprobs=request.logprobs,
     )

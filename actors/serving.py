@@ -59,6 +59,8 @@ class Chunk(Protocol):
     def ids(self) -> tuple[int, ...]: ...
     @property
     def text(self) -> str: ...
+    @property
+    def logprobs(self) -> tuple[bytes, ...]: ...
 
 
 class Generation(Protocol):
@@ -256,7 +258,7 @@ class Serving:
             with part("r3mes.decode"):
                 while chunk is not None:
                     accepted.watched.wrote(len(chunk.ids))
-                    await call.tokens(chunk.ids, chunk.text)
+                    await call.tokens(chunk.ids, chunk.text, chunk.logprobs)
                     chunk = await anext(chunks, None)
             nursery.cancel_scope.cancel()
         accepted.watched.finish = generation.finish_reason

@@ -62,6 +62,12 @@ class OwnModels:
                 top_k=job.top_k,
                 seed=job.seed,
                 stop=job.stop,
+                min_p=job.min_p,
+                presence_penalty=job.presence_penalty,
+                frequency_penalty=job.frequency_penalty,
+                repetition_penalty=job.repetition_penalty,
+                logit_bias=job.logit_bias,
+                logprobs=job.logprobs,
             ),
             deadline_s=deadline_s,
         )

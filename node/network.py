@@ -12,7 +12,15 @@ from r3mes.errors import NetworkError, NotReady
 from r3mes.ids import PeerId
 from r3mes.p2p.host import Host, HostLimits, PeerConnection, open_host
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.protocols.infer import INFER, INFER_1_0, ClientCall, Hello, InferService, serve_infer
+from r3mes.p2p.protocols.infer import (
+    INFER,
+    INFER_1_0,
+    INFER_1_1,
+    ClientCall,
+    Hello,
+    InferService,
+    serve_infer,
+)
 from r3mes.p2p.streams import FrameStream, staple
 
 
@@ -61,7 +69,7 @@ class Network:
             limits=HostLimits(),
             banned=self._banned,
         ) as host:
-            host.serve(INFER, self._serve, older=[INFER_1_0])
+            host.serve(INFER, self._serve, older=[INFER_1_1, INFER_1_0])
             async with trio.open_nursery() as self._tasks:
                 self._host = host
                 try:
@@ -136,7 +144,7 @@ class Network:
     async def _open(self, peer: PeerId) -> FrameStream:
         host = self._up()
         if peer != self.peer_id:
-            return await host.open_stream(peer, INFER, older=[INFER_1_0])
+            return await host.open_stream(peer, INFER, older=[INFER_1_1, INFER_1_0])
         near, far = staple(peer, peer, INFER)
         self._tasks.start_soon(self._serve, far)
         return near

@@ -434,8 +434,8 @@ class ModelActor(Actor[Message]):
 
     def heard(self, report: Report) -> None:
         match report:
-            case Wrote(id=ticket_id, position=position, ids=packed):
-                self._wrote(ticket_id, position, unpack_ids(packed))
+            case Wrote():
+                self._wrote(report)
             case Ended(id=ticket_id, reason=reason):
                 if ticket := self._running.pop(ticket_id, None):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
@@ -457,11 +457,11 @@ class ModelActor(Actor[Message]):
             self._shelf.tidy()
             self.board.turn(self.board.state, self.board.error)
 
-    def _wrote(self, ticket_id: int, position: int, ids: tuple[int, ...]) -> None:
-        ticket = self._running.get(ticket_id)
+    def _wrote(self, wrote: Wrote) -> None:
+        ticket, position = self._running.get(wrote.id), wrote.position
         if ticket is None:
-            raise EngineCrashed(f"the worker wrote for {ticket_id}, which was not asked")
+            raise EngineCrashed(f"the worker wrote for {wrote.id}, which was not asked")
         if position != ticket.position:
             raise EngineCrashed(f"token {position} came where {ticket.position} was due")
-        if not ticket.write(ids):
-            self._keeper.send(Cancel(ticket_id))
+        if not ticket.write(unpack_ids(wrote.ids), wrote.logprobs):
+            self._keeper.send(Cancel(wrote.id))

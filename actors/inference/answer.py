@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from r3mes.actors.inference.engine import Event, Job
-from r3mes.actors.inference.sampling import Logits, sample
+from r3mes.actors.inference.logprobs import pairs_of
+from r3mes.actors.inference.sampling import Logits, Tally, adjusted, sample
 
 
 class Answer:
@@ -13,6 +14,8 @@ class Answer:
         self.job = job
         self.tokens = [*job.prompt, *job.emitted]
         self.cached = 0
+        # Most requests adjust nothing, and a greedy step should cost what it did.
+        self._tally = Tally(job.prompt, job.emitted) if job.sampling.adjusts else None
 
     @property
     def position(self) -> int:
@@ -22,9 +25,18 @@ class Answer:
     def choose(self, logits: Logits) -> Event:
         """Take the next token; the answer may end with it, or before it."""
         job, position = self.job, self.position
-        token = sample(job.sampling, position, logits)
+        token = self._sample(logits)
         if token in job.stop_ids:
             return Event(job.id, position, ended="stop")
         self.tokens.append(token)
+        told = pairs_of(logits, token, job.logprobs) if job.logprobs else b""
         written = self.position - len(job.emitted)
-        return Event(job.id, position, (token,), "length" if written >= job.max_new else "")
+        return Event(job.id, position, (token,), "length" if written >= job.max_new else "", told)
+
+    def _sample(self, logits: Logits) -> int:
+        sampling, tally = self.job.sampling, self._tally
+        if tally is None:
+            return sample(sampling, self.position, logits)
+        token = sample(sampling, self.position, adjusted(sampling, logits, tally))
+        tally.add(token)
+        return token

@@ -210,7 +210,7 @@ class InferenceClient:
         try:
             await _enqueue(mailbox, ticket)
             await _begin(ticket)
-            yield Generation(prompt, ticket, writer, withdraw)
+            yield Generation(prompt, ticket, writer, withdraw, ready.text.spelling)
         finally:
             ticket.ids_out.close()
             withdraw()
@@ -259,6 +259,13 @@ def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
         max_new=_fit(job, len(prompt), ready.manifest.context),
         stop_ids=b"",
         adapter=0,
+        min_p=job.min_p,
+        presence_penalty=job.presence_penalty,
+        frequency_penalty=job.frequency_penalty,
+        repetition_penalty=job.repetition_penalty,
+        bias=pack_ids([token for token, _ in job.logit_bias]),
+        biases=tuple(bias for _, bias in job.logit_bias),
+        logprobs=job.logprobs,
     )
 
 
@@ -274,6 +281,15 @@ def _check(job: GenerateJob, vocabulary: int) -> None:
         raise BadRequest(f"top_p is {job.top_p}, and not above 0 and up to 1", param="top_p")
     if job.top_k < 0:
         raise BadRequest(f"top_k is {job.top_k}, and not 0 or more", param="top_k")
+    if not 0 <= job.min_p <= 1:
+        raise BadRequest(f"min_p is {job.min_p}, and not 0 to 1", param="min_p")
+    if not 0 < job.repetition_penalty < inf:
+        raise BadRequest(
+            f"repetition_penalty is {job.repetition_penalty}, and not above 0",
+            param="repetition_penalty",
+        )
+    if any(not 0 <= token < vocabulary for token, _ in job.logit_bias):
+        raise BadRequest("a token of logit_bias is not one of this model", param="logit_bias")
     if not 0 <= job.seed < 2**63:
         raise BadRequest("seed is not a number from 0 to 2^63 - 1", param="seed")
 

@@ -26,6 +26,7 @@ class Job:
         stop_ids: the answer ends before any of them.
         adapter: the number of one that was loaded; 0 for the model as it is.
         owner: who asked; what was kept of one's prompts serves nobody else.
+        logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Job:
     stop_ids: frozenset[int]
     adapter: int = 0
     owner: bytes = b""
+    logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,15 @@ class Event:
         position: of the first of ``ids``, counted from the first token after the prompt.
         ids: new tokens; may be empty.
         ended: ``stop``, ``length`` or ``cancelled`` when this was the last; else empty.
+        logprobs: of each of ``ids``, as `r3mes.actors.inference.logprobs` packs them, so that those
+            of two events can be joined; empty if they were not asked for.
     """
 
     id: int
     position: int
     ids: tuple[int, ...] = ()
     ended: str = ""
+    logprobs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

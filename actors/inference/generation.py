@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
 import trio
 
 from r3mes.actors.inference.detokenise import Writer
+from r3mes.actors.inference.logprobs import records_of
 from r3mes.actors.inference.protocol import Start
 from r3mes.actors.inference.shelf import Shelved
 from r3mes.errors import R3mesError
@@ -30,6 +32,9 @@ class GenerateJob:
         top_k: 0 for all.
         seed: 0 … 2^63-1; the same seed gives the same answer.
         stop: the answer ends before any of these texts.
+        min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias: see
+            `r3mes.actors.inference.sampling.Sampling`.
+        logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
     """
 
     model: str
@@ -41,14 +46,29 @@ class GenerateJob:
     top_k: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What was written since the last one; text may lag behind the ids by half a character."""
+    """What was written since the last one; text may lag behind the ids by half a character.
+
+    Args:
+        logprobs: a record of `r3mes.actors.requests.logprobs` for each of ``ids``, if asked for.
+    """
 
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[bytes, ...] = ()
+
+
+Piece: TypeAlias = tuple[tuple[int, ...], bytes]
+"""New token ids, and their log-probabilities as the worker tells them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,8 +90,8 @@ class Ticket:
     reason: str = ""
     error: R3mesError | None = None
     retried: bool = False
-    ids_in: trio.MemorySendChannel[tuple[int, ...]] = field(init=False)
-    ids_out: trio.MemoryReceiveChannel[tuple[int, ...]] = field(init=False)
+    ids_in: trio.MemorySendChannel[Piece] = field(init=False)
+    ids_out: trio.MemoryReceiveChannel[Piece] = field(init=False)
 
     def __post_init__(self) -> None:
         # One message a token at most, so a slow reader holds up nobody and costs little.
@@ -92,11 +112,11 @@ class Ticket:
         self.adapter.used_at = self.began_at
         return msgspec.structs.replace(self.start, adapter=self.adapter.number)
 
-    def write(self, ids: tuple[int, ...]) -> bool:
+    def write(self, ids: tuple[int, ...], logprobs: bytes = b"") -> bool:
         """Pass on new tokens; False if nobody reads them, or more come than were asked for."""
         self.position += len(ids)
         try:
-            self.ids_in.send_nowait(ids)
+            self.ids_in.send_nowait((ids, logprobs))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.WouldBlock):
             return False
         return True
@@ -122,10 +142,13 @@ class Generation:
         ticket: Ticket,
         writer: Writer,
         withdraw: Callable[[], None],
+        spell: Callable[[int], bytes],
     ) -> None:
         self.prompt_ids = prompt_ids
         self.finish_reason = ""
         self._ticket, self._writer, self._withdraw = ticket, writer, withdraw
+        self._spell = spell
+        self._logprobs: list[bytes] = []
         self._output: list[int] = []
         self._ids: list[int] = []  # of the chunk being gathered
         self._text = ""
@@ -161,21 +184,24 @@ class Generation:
                     await self._gather_one()
         if not self._ids and not self._text:
             raise StopAsyncIteration
-        chunk = Chunk(tuple(self._ids), self._text)
+        chunk = Chunk(tuple(self._ids), self._text, tuple(self._logprobs[: len(self._ids)]))
         self._output += self._ids
-        self._ids, self._text = [], ""
+        self._ids, self._text, self._logprobs = [], "", []
         self._next_at = trio.current_time() + CHUNK_S
         return chunk
 
     async def _gather_one(self) -> None:
         try:
-            ids = await self._ticket.ids_out.receive()
+            ids, logprobs = await self._ticket.ids_out.receive()
         except trio.EndOfChannel:
             if self._ticket.error is not None:
                 raise self._ticket.error from None
             self._text += self._writer.finish()
             self.finish_reason = "stop" if self._writer.stopped else self._ticket.reason
             return
+        if logprobs:
+            count = self._ticket.start.logprobs
+            self._logprobs += records_of(logprobs, count, self._spell)
         for token in ids:
             self._ids.append(token)
             self._text += self._writer.feed(token)

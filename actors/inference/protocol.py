@@ -99,6 +99,8 @@ class Start(_Message, frozen=True, tag=4):
         max_new: most tokens to write.
         stop_ids: end before any of them, besides the model's own.
         adapter: the number of one that is loaded; 0 for the model as it is.
+        bias: packed token ids, each with its bias in ``biases``.
+        logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
     """
 
     id: int
@@ -111,6 +113,13 @@ class Start(_Message, frozen=True, tag=4):
     max_new: int
     stop_ids: bytes
     adapter: int
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: bytes = b""
+    biases: tuple[float, ...] = ()
+    logprobs: int = 0
 
 
 class Cancel(_Message, frozen=True, tag=5):
@@ -120,11 +129,17 @@ class Cancel(_Message, frozen=True, tag=5):
 
 
 class Wrote(_Message, frozen=True, tag=6):
-    """New tokens; ``position`` counts from the first token after the prompt."""
+    """New tokens; ``position`` counts from the first token after the prompt.
+
+    Args:
+        logprobs: of each of ``ids``, as `r3mes.actors.inference.logprobs` packs them; empty if
+            they were not asked for.
+    """
 
     id: int
     position: int
     ids: bytes
+    logprobs: bytes = b""
 
 
 class Ended(_Message, frozen=True, tag=7):

@@ -1,15 +1,19 @@
-"""Choosing the next token: a pure function of (seed, position, logits).
+"""Choosing the next token: a pure function of (seed, position, logits, tokens so far).
 
 No generator state survives a token, so another server that is given the seed and the tokens
 written so far goes on exactly as this one would have.
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x64-10, as
-numpy implements it); Holtzman et al. 2020 (top-p).
+numpy implements it); Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p); Keskar et al. 2019
+(repetition penalty); OpenAI API reference (the other two penalties).  Order and what counts as a
+repetition are vLLM's.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +33,70 @@ class Sampling:
         top_k: only the k most probable; 0 for all.
         top_p: only the most probable ones that reach this mass together; 1 for all.
         seed: 0 … 2^64-1, the key of the random numbers.
+        min_p: only those at least so probable in proportion to the most probable; 0 for all.
+        presence_penalty: taken from the logit of each token that the answer has.
+        frequency_penalty: the same, once for each time that the answer has it.
+        repetition_penalty: over 0; divides positive and multiplies negative logits of each token
+            that prompt or answer has.
+        bias: added to the logits of these tokens.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether anything but the logits counts: `adjusted` changes nothing otherwise."""
+        return (
+            bool(self.bias)
+            or self.repetition_penalty != 1
+            or bool(self.presence_penalty or self.frequency_penalty)
+        )
+
+
+class Tally:
+    """Which tokens prompt and answer have, and how often the answer has them."""
+
+    def __init__(self, prompt: Iterable[int], answer: Iterable[int]) -> None:
+        self._answer = Counter(answer)
+        self._seen = {*prompt, *self._answer}
+
+    def add(self, token: int) -> None:
+        """The answer goes on with ``token``."""
+        self._answer[token] += 1
+        self._seen.add(token)
+
+    def seen(self) -> NDArray[np.intp]:
+        """The tokens of prompt and answer."""
+        return np.fromiter(self._seen, np.intp, len(self._seen))
+
+    def counts(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The tokens of the answer, and how often each is there."""
+        size = len(self._answer)
+        ids = np.fromiter(self._answer.keys(), np.intp, size)
+        return ids, np.fromiter(self._answer.values(), np.float64, size)
+
+
+def adjusted(sampling: Sampling, logits: Logits, tally: Tally) -> Logits:
+    """The logits with bias and penalties; those that were given stay as they are."""
+    logits = logits.copy()
+    for token, bias in sampling.bias:
+        logits[token] += np.float32(bias)
+    if (factor := sampling.repetition_penalty) != 1:
+        seen = tally.seen()
+        before = logits[seen].astype(np.float64)
+        logits[seen] = np.where(before > 0, before / factor, before * factor)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        ids, counts = tally.counts()
+        logits[ids] -= sampling.frequency_penalty * counts + sampling.presence_penalty
+    return logits
 
 
 def uniform(seed: int, position: int) -> float:
@@ -57,6 +119,8 @@ def sample(sampling: Sampling, position: int, logits: Logits) -> int:
     ids, kept = _top_k(sampling.top_k, logits)
     with np.errstate(over="ignore"):  # a tiny temperature: all but the highest become 0
         weights = np.exp((kept.astype(np.float64) - top) / sampling.temperature)
+    if sampling.min_p > 0:
+        weights[weights < sampling.min_p * weights.max()] = 0
     if sampling.top_p < 1:
         weights[~_top_p(sampling.top_p, weights)] = 0
     mass = np.cumsum(weights)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from r3mes.actors.inference.detokenise import Writer
 from r3mes.actors.inference.interrupt import run_interruptibly
 from r3mes.actors.inference.protocol import Loaded
+from r3mes.actors.inference.spelling import Spelling
 from r3mes.actors.inference.template import PLAIN, ChatTemplate
 from r3mes.errors import BadRequest, ContextLengthExceeded, ModelInvalid
 
@@ -35,6 +36,7 @@ class Text:
             raise ModelInvalid(f"tokenizer or chat template cannot be used: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.spelling = Spelling(self._tokenizer)
         self._context, self._vocabulary = loaded.context, loaded.vocabulary
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
         self._byte_cap = loaded.context * longest

@@ -136,8 +136,9 @@ class _Mouth:
         for event in events:
             if event.ids:
                 kept = self._kept.get(event.id)
-                position, ids = (kept.position, kept.ids) if kept else (event.position, b"")
-                self._kept[event.id] = Wrote(event.id, position, ids + pack_ids(event.ids))
+                kept = kept or Wrote(event.id, event.position, b"")
+                ids, logprobs = kept.ids + pack_ids(event.ids), kept.logprobs + event.logprobs
+                self._kept[event.id] = Wrote(event.id, kept.position, ids, logprobs)
             if event.ended or event.id not in self._begun:
                 self._tell_kept(event.id)  # the first token and the end at once
                 self._begun.add(event.id)
@@ -189,10 +190,25 @@ def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
         id=start.id,
         prompt=unpack_ids(start.prompt),
         emitted=unpack_ids(start.emitted),
-        sampling=Sampling(start.temperature, start.top_k, start.top_p, start.seed),
+        sampling=_sampling(start),
         max_new=start.max_new,
         stop_ids=frozenset(own_stop_ids).union(unpack_ids(start.stop_ids)),
         adapter=start.adapter,
+        logprobs=start.logprobs,
+    )
+
+
+def _sampling(start: Start) -> Sampling:
+    return Sampling(
+        temperature=start.temperature,
+        top_k=start.top_k,
+        top_p=start.top_p,
+        seed=start.seed,
+        min_p=start.min_p,
+        presence_penalty=start.presence_penalty,
+        frequency_penalty=start.frequency_penalty,
+        repetition_penalty=start.repetition_penalty,
+        bias=tuple(zip(unpack_ids(start.bias), start.biases, strict=True)),
     )
 
 

@@ -174,13 +174,13 @@ async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
 @invoke_routes.post("/v1/chat/completions")
 async def chat_completions(body: ChatBody, request: Request, gateway: TheGateway) -> Response:
     """Continue a chat, as one object or as a stream."""
-    asked = replace(body.request(), request_id=request.scope["r3mes.request_id"])
-    opening = gateway.complete(asked)
+    request_id = request.scope["r3mes.request_id"]
+    openings = [gateway.complete(replace(one, request_id=request_id)) for one in body.requests()]
     headers = {"x-r3mes-ignored": body.ignored()} if body.ignored() else {}
     if not body.stream:
-        return WholeAnswer(opening, headers)
+        return WholeAnswer(openings, headers)
     options = body.stream_options
-    return StreamedAnswer(opening, headers, include_usage=bool(options and options.include_usage))
+    return StreamedAnswer(openings, headers, include_usage=bool(options and options.include_usage))
 
 
 def _model(entry: ModelEntry) -> dict[str, object]:

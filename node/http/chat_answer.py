@@ -1,4 +1,4 @@
-"""An answer in OpenAI's two forms: one object, or a stream of server-sent events.
+"""Answers in OpenAI's two forms: one object, or a stream of server-sent events.
 
 Both watch for the caller to go away, which cancels the answer wherever it is being written.
 
@@ -8,8 +8,7 @@ Source: WHATWG HTML, section 9.2 (server-sent events: comments keep a connection
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import trio
@@ -17,27 +16,25 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_error, send_whole, while_present
+from r3mes.node.http.chat_choices import Choice, Delta, Opening, write_choices
 from r3mes.node.http.chat_objects import chunk, completion, figures_of, usage_of
 from r3mes.node.http.errors import as_r3mes_error, error_object
-from r3mes.node.http.ports import Answer
 
 KEEP_ALIVE_S = 10.0
 """Between two comments while nothing else is sent: proxies and clients drop silent streams."""
 
 
 class ChatResponse(Response):
-    """Base: runs the answer in the caller's presence.
+    """Base: runs the answers in the caller's presence.
 
     Args:
-        opening: entering it finds somebody who answers; leaving it early cancels the answer.
+        openings: of the answers, one for each choice.
         headers: sent besides our own.
     """
 
-    def __init__(
-        self, opening: AbstractAsyncContextManager[Answer], headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, openings: Sequence[Opening], headers: Mapping[str, str]) -> None:
         super().__init__(headers=dict(headers))
-        self._opening, self._extra = opening, headers
+        self._openings, self._extra = openings, headers
         self._created = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,70 +44,79 @@ class ChatResponse(Response):
         """Send the whole response, also when it is an error; never raises `Exception`."""
         raise NotImplementedError
 
-    def head(self, answer: Answer) -> dict[str, str]:
+    def head(self, choice: Choice) -> dict[str, str]:
+        answer = choice.answer
         return {**self._extra, "x-r3mes-route": answer.route, "x-r3mes-peer": answer.peer}
 
 
 class WholeAnswer(ChatResponse):
-    """The answer as one ``chat.completion`` object, when it is complete."""
+    """The answers as one ``chat.completion`` object, when they are complete."""
 
     async def answer(self, send: Send) -> None:
         try:
-            async with self._opening as answer:
-                text = "".join([delta async for delta in answer])
+            choices = await write_choices(self._openings)
         except Exception as error:  # noqa: BLE001  crash boundary: every failure has an answer
             await send_error(send, as_r3mes_error(error))
             return
-        head = {"content-type": "application/json", **self.head(answer)}
-        whole = completion(answer, text, created=self._created)
+        head = {"content-type": "application/json", **self.head(choices[0])}
+        whole = completion(choices, created=self._created)
         await send_whole(send, 200, head, msgspec.json.encode(whole))
 
 
 class StreamedAnswer(ChatResponse):
-    """The answer as ``chat.completion.chunk`` events.
+    """The answers as ``chat.completion.chunk`` events, those of several choices as they come.
 
     The status line waits until somebody has taken the request, so that refusals have a status of
     their own, but at most `KEEP_ALIVE_S`; what fails later is an event.
     """
 
     def __init__(
-        self,
-        opening: AbstractAsyncContextManager[Answer],
-        headers: Mapping[str, str],
-        *,
-        include_usage: bool,
+        self, openings: Sequence[Opening], headers: Mapping[str, str], *, include_usage: bool
     ) -> None:
-        super().__init__(opening, headers)
+        super().__init__(openings, headers)
         self._include_usage = include_usage
 
     async def answer(self, send: Send) -> None:
-        events = _Events(send, self._extra)
+        self._events = _Events(send, self._extra)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(events.keep_alive)
+            nursery.start_soon(self._events.keep_alive)
             try:
-                await self._stream(events)
+                await self._stream()
             except Exception as error:  # noqa: BLE001  crash boundary: every failure is told
-                await events.fail(error)
+                await self._events.fail(error)
             nursery.cancel_scope.cancel()
 
-    async def _stream(self, events: _Events) -> None:
-        async with self._opening as answer:
-            await events.start(self.head(answer))
-            await events.send(self._chunk(answer, {"role": "assistant", "content": ""}))
-            async for delta in answer:
-                await events.send(self._chunk(answer, {"content": delta}))
-        last = self._chunk(answer, {}, answer.finish_reason)
-        await events.send(last | {"r3mes": figures_of(answer)})
+    async def _stream(self) -> None:
+        self._id = ""
+        choices = await write_choices(self._openings, self)
         if self._include_usage:
-            usage = self._chunk(answer, {}) | {"choices": [], "usage": usage_of(answer)}
-            await events.send(usage | {"r3mes": figures_of(answer)})
-        await events.end()
+            answers = [choice.answer for choice in choices]
+            usage = self._chunk(choices[0], {}) | {"choices": [], "usage": usage_of(answers)}
+            await self._events.send(usage | {"r3mes": figures_of(answers)})
+        await self._events.end()
+
+    async def began(self, choice: Choice) -> None:
+        await self._events.start(self.head(choice))
+        await self._events.send(self._chunk(choice, {"role": "assistant", "content": ""}))
+
+    async def wrote(self, choice: Choice, delta: Delta) -> None:
+        await self._events.send(self._chunk(choice, {"content": delta.text}, delta=delta))
+
+    async def ended(self, choice: Choice, rest: Delta) -> None:
+        last = self._chunk(choice, {}, choice.finish_reason, delta=rest)
+        await self._events.send(last | {"r3mes": figures_of([choice.answer])})
 
     def _chunk(
-        self, answer: Answer, delta: Mapping[str, str], finish: str | None = None
+        self,
+        choice: Choice,
+        told: Mapping[str, object],
+        finish: str | None = None,
+        delta: Delta | None = None,
     ) -> dict[str, object]:
-        made = chunk(answer, delta, finish, created=self._created)
-        return made | ({"usage": None} if self._include_usage else {})
+        logprobs = delta.logprobs if delta else ()
+        made = chunk(choice, told, finish, logprobs, created=self._created)
+        self._id = self._id or str(made["id"])  # one for all choices
+        return made | {"id": self._id} | ({"usage": None} if self._include_usage else {})
 
 
 class _Events:

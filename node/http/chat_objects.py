@@ -5,49 +5,63 @@ Source: OpenAI API reference, "chat.completion" and "chat.completion.chunk" obje
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from r3mes.actors.requests.logprobs import Logprob
+from r3mes.node.http.chat_choices import Choice
 from r3mes.node.http.ports import Answer
 
 
-def completion(answer: Answer, text: str, *, created: int) -> dict[str, object]:
-    """The ``chat.completion`` object of an answer that has ended; ``created`` in unix seconds."""
-    message = {"role": "assistant", "content": text, "refusal": None}
+def completion(choices: Sequence[Choice], *, created: int) -> dict[str, object]:
+    """The ``chat.completion`` object of answers that have ended; ``created`` in unix seconds."""
+    answers = [choice.answer for choice in choices]
     return {
-        "id": f"chatcmpl-{answer.receipt_id[:32]}",
+        "id": f"chatcmpl-{answers[0].receipt_id[:32]}",
         "object": "chat.completion",
         "created": created,
-        "model": answer.model,
+        "model": answers[0].model,
         "choices": [
             {
-                "index": 0,
-                "message": message,
-                "logprobs": None,
-                "finish_reason": answer.finish_reason,
+                "index": choice.index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": _logprobs(choice.logprobs),
+                "finish_reason": choice.finish_reason,
             }
+            for choice in choices
         ],
-        "usage": usage_of(answer),
-        "r3mes": figures_of(answer),
+        "usage": usage_of(answers),
+        "r3mes": figures_of(answers),
     }
 
 
 def chunk(
-    answer: Answer, delta: Mapping[str, str], finish: str | None = None, *, created: int
+    choice: Choice,
+    delta: Mapping[str, object],
+    finish: str | None = None,
+    logprobs: Sequence[Sequence[Logprob]] = (),
+    *,
+    created: int,
 ) -> dict[str, object]:
-    """A ``chat.completion.chunk`` object: one part of an answer, ``created`` in unix seconds."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    """A ``chat.completion.chunk`` object: one part of a choice, ``created`` in unix seconds."""
+    part = {
+        "index": choice.index,
+        "delta": delta,
+        "logprobs": _logprobs(logprobs),
+        "finish_reason": finish,
+    }
     return {
-        "id": f"chatcmpl-{answer.receipt_id[:32]}",
+        "id": f"chatcmpl-{choice.answer.receipt_id[:32]}",
         "object": "chat.completion.chunk",
         "created": created,
-        "model": answer.model,
-        "choices": [choice],
+        "model": choice.answer.model,
+        "choices": [part],
     }
 
 
-def usage_of(answer: Answer) -> dict[str, int]:
-    """OpenAI's count of tokens."""
-    prompt, completion = answer.prompt_tokens, answer.completion_tokens
+def usage_of(answers: Sequence[Answer]) -> dict[str, int]:
+    """OpenAI's count of tokens; each answer read the prompt, and all are paid."""
+    prompt = sum(answer.prompt_tokens for answer in answers)
+    completion = sum(answer.completion_tokens for answer in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -55,12 +69,29 @@ def usage_of(answer: Answer) -> dict[str, int]:
     }
 
 
-def figures_of(answer: Answer) -> dict[str, object]:
-    """What this network knows of an answer besides."""
-    return {
-        "cost_uremes": answer.cost_uremes,
-        "receipt_id": answer.receipt_id,
-        "peer_id": answer.peer,
-        "queue_ms": round(answer.queue_ms, 3),
-        "route": answer.route,
+def figures_of(answers: Sequence[Answer]) -> dict[str, object]:
+    """What this network knows of the answers besides: of one, or of all with each by itself."""
+    first, *more = answers
+    figures: dict[str, object] = {
+        "cost_uremes": sum(answer.cost_uremes for answer in answers),
+        "receipt_id": first.receipt_id,
+        "peer_id": first.peer,
+        "queue_ms": round(first.queue_ms, 3),
+        "route": first.route,
     }
+    return figures | ({"choices": [figures_of([answer]) for answer in answers]} if more else {})
+
+
+def _logprobs(tokens: Sequence[Sequence[Logprob]]) -> dict[str, object] | None:
+    if not tokens:
+        return None
+    content = [
+        _shown(own) | {"top_logprobs": [_shown(other) for other in others]}
+        for own, *others in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _shown(one: Logprob) -> dict[str, object]:
+    text = one.token.decode(errors="replace")
+    return {"token": text, "logprob": one.value, "bytes": list(one.token)}

@@ -4,12 +4,14 @@ Every number has a bound, because each costs somebody memory or time.  Fields th
 the answer in a way that we cannot are refused by name; fields that we do not know are let pass
 and listed in ``x-r3mes-ignored``.
 
-Source: OpenAI API reference, "Create chat completion"; n, tools, logprobs, audio left out.
+Source: OpenAI API reference, "Create chat completion"; tools, response_format, audio left out;
+``top_k``, ``min_p`` and ``repetition_penalty`` are vLLM's.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -30,6 +32,8 @@ MAX_PARTS = 256
 MAX_TOKENS = 1_000_000
 STOP_BYTES = 64
 MAX_IGNORED = 32
+MAX_CHOICES = 8
+MAX_BIASED = 1024
 PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -53,15 +57,12 @@ Number = BeforeValidator(_no_boolean)
 Encodable = AfterValidator(_encodable)
 Text = Annotated[str, Encodable]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES), Encodable]
+Penalty = Annotated[float, Field(ge=-2, le=2), Number]
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Bias = Annotated[float, Field(ge=-100, le=100), Number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), Number]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -138,15 +139,33 @@ class ChatBody(BaseModel):
         Annotated[list[Stop], Field(max_length=4)] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), Number] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1), Number] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10), Number] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), Number] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    def request(self) -> ChatRequest:
-        """What the gateway is asked.
+    def requests(self) -> list[ChatRequest]:
+        """What the gateway is asked: a request for each choice.
+
+        Each choice is what its seed alone would have given: the first has the one that was asked
+        for, the next the one after it.
 
         Raises:
             BadRequest: a field is set that we cannot honour.
         """
+        first = self._request()
+        if first.seed is None:
+            return [first] * (self.n or 1)
+        seeds = [(first.seed + index) % 2**63 for index in range(self.n or 1)]
+        return [replace(first, seed=seed) for seed in seeds]
+
+    def _request(self) -> ChatRequest:
         self._refuse_unsupported()
         return ChatRequest(
             model=self.model,
@@ -157,6 +176,12 @@ class ChatBody(BaseModel):
             top_k=self.top_k or 0,
             seed=self.seed,
             stop=self._stops(),
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            logit_bias=tuple(sorted((self.logit_bias or {}).items())),
+            logprobs=self._logprobs(),
         )
 
     def ignored(self) -> str:
@@ -172,6 +197,14 @@ class ChatBody(BaseModel):
                     do=f"leave {name} out",
                     param=name,
                 )
+
+    def _logprobs(self) -> int:
+        """How many for each token, its own among them."""
+        if self.logprobs:
+            return 1 + (self.top_logprobs or 0)
+        if self.top_logprobs:
+            raise BadRequest("top_logprobs needs logprobs", do="set it", param="top_logprobs")
+        return 0
 
     def _stops(self) -> tuple[str, ...]:
         stops = tuple(self.stop or ())

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from r3mes.actors.gateway import ChatRequest
+from r3mes.actors.requests.logprobs import Logprob
 
 
 class Answer(Protocol):
@@ -31,6 +32,9 @@ class Answer(Protocol):
     @property
     def queue_ms(self) -> float: ...
     def __aiter__(self) -> AsyncIterator[str]: ...
+    def new_logprobs(self) -> Sequence[Sequence[Logprob]]:
+        """Of the tokens since the last call, if asked for: its own, then those of the likeliest."""
+        ...
 
 
 class ModelEntry(Protocol):

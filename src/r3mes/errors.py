@@ -490,6 +490,13 @@ class PeerBanned(NetworkError):
                 "the peer is banned", "lift the ban if that was not meant")
 
 
+class PeerTooOld(NetworkError):
+    """The peer speaks a version of the protocol that cannot carry what is asked."""
+
+    kind = Kind("R3-NET-007", "peer_too_old", 502, -32066, 76,
+                "the peer's version is too old for this request", "ask again without what is new")
+
+
 class NodeNotRunning(NetworkError):
     """The command line finds nobody at the API's address."""
 

@@ -29,6 +29,7 @@ from r3mes.actors.observing import (
 from r3mes.actors.requests.binding import bind
 from r3mes.actors.requests.envelope import RequestVerifier, sign_request
 from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.logprobs import Logprob, encode_record
 from r3mes.actors.requests.receipt import verify_countersignature, verify_result
 from r3mes.actors.requests.replay import ReplayGuard
 from r3mes.actors.serving import Serving
@@ -56,7 +57,7 @@ from r3mes.errors import (
 from r3mes.ids import Address, ModelHash, PeerId, RequestHash
 from r3mes.node.otel import OtelTracer, provider
 from r3mes.p2p.identity import NodeKey
-from r3mes.p2p.protocols.infer import INFER, ClientCall, Hello, ModelOffer, serve_infer
+from r3mes.p2p.protocols.infer import INFER, INFER_1_1, ClientCall, Hello, ModelOffer, serve_infer
 from r3mes.p2p.streams import FrameStream, staple
 from r3mes.p2p.wire import unpack
 
@@ -71,15 +72,19 @@ WORDS = ("one", " two", " three", " four")
 class Chunk:
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[bytes, ...] = ()
 
 
 class ScriptedGeneration:
     """Writes `WORDS`, and then does what the test wants to happen."""
 
     def __init__(
-        self, prompt_ids: tuple[int, ...], then: Callable[[], Awaitable[None]] | None
+        self,
+        prompt_ids: tuple[int, ...],
+        then: Callable[[], Awaitable[None]] | None,
+        records: tuple[bytes, ...] = (),
     ) -> None:
-        self.prompt_ids = prompt_ids
+        self.prompt_ids, self._records = prompt_ids, records
         self.output_ids: tuple[int, ...] = ()
         self.finish_reason, self.queue_s = "", 0.25
         self._then, self._writing = then, trio.CancelScope()
@@ -90,7 +95,7 @@ class ScriptedGeneration:
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         for number, word in enumerate(WORDS):
             self.output_ids += (number,)
-            yield Chunk((number,), word)
+            yield Chunk((number,), word, self._records)
         if self._then is not None:
             with self._writing:
                 await self._then()
@@ -103,6 +108,7 @@ class ScriptedEngine:
         self.jobs: list[tuple[InferJob, int | None]] = []
         self.refusal: R3mesError | None = None
         self.full = False
+        self.unasked: tuple[bytes, ...] = ()
         self.then: Callable[[], Awaitable[None]] | None = None
 
     def check_room(self, model: str, deadline_s: float) -> None:
@@ -117,7 +123,9 @@ class ScriptedEngine:
         if self.refusal is not None:
             refusal, self.refusal = self.refusal, None
             raise refusal
-        yield ScriptedGeneration(self.prompt_ids, self.then)
+        entries = [Logprob(b"one", -0.5), Logprob(b"two", -1.5)][: job.logprobs]
+        records = (encode_record(entries),) if job.logprobs else self.unasked
+        yield ScriptedGeneration(self.prompt_ids, self.then, records)
 
 
 class Server:
@@ -173,6 +181,7 @@ class Net:
         self.outcomes: list[tuple[PeerId, bool]] = []
         self.full: set[PeerId] = set()
         self.tamper: Callable[[FrameStream], FrameStream] = lambda stream: stream
+        self.protocols: dict[PeerId, str] = {}
 
     def add(self, server: Server) -> None:
         self.servers[server.peer] = server
@@ -197,7 +206,7 @@ class Net:
     async def connect(self, peer: PeerId) -> AsyncIterator[FrameStream]:
         if peer not in self.servers:
             raise PeerUnreachable(f"{peer} is not there")
-        near, far = staple(self.own, peer, INFER)
+        near, far = staple(self.own, peer, self.protocols.get(peer, INFER))
         self._nursery.start_soon(serve_infer, far, self.servers[peer].serving)
         try:
             yield self.tamper(near)
@@ -755,3 +764,31 @@ async def test_every_part_ends_when_the_application_leaves(world: World) -> None
         f"r3mes.{name}"
         for name in ("request", "route", "p2p", "settle", "serve", "queue", "prefill", "decode")
     }
+
+
+async def test_log_probabilities_come_with_the_tokens_if_asked_for(world: World) -> None:
+    async with world.gateway.complete(request(logprobs=2)) as answer:
+        assert [delta async for delta in answer]
+    assert answer.new_logprobs() == [(Logprob(b"one", -0.5), Logprob(b"two", -1.5))] * 4
+    assert answer.new_logprobs() == []
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]
+    assert answer.new_logprobs() == []
+
+
+async def test_log_probabilities_that_nobody_asked_for(world: World) -> None:
+    world.bob.engine.unasked = (encode_record([Logprob(b"one", -0.5)]),)
+    async with world.gateway.complete(request()) as answer:
+        with pytest.raises(WireError, match="log-probabilities"):
+            async for _ in answer:
+                pass
+
+
+async def test_what_is_new_is_not_asked_of_a_peer_that_does_not_know_it(world: World) -> None:
+    world.net.protocols[world.bob.peer] = INFER_1_1
+    with pytest.raises(NoPeer, match="does not know all"):
+        async with world.gateway.complete(request(min_p=0.5)):
+            pass
+    assert world.bob.engine.jobs == []
+    async with world.gateway.complete(request()) as answer:
+        assert [delta async for delta in answer]

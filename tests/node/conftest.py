@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from r3mes.actors.gateway import ChatRequest
+from r3mes.actors.requests.logprobs import Logprob
 from r3mes.config.schema import Limits
 from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
 from r3mes.node.audit import FILE, _events, keep_audit_log
@@ -95,9 +96,18 @@ class SmallAnswer:
 
     def __post_init__(self) -> None:
         self._words = iter(self.gateway.words)
+        self._read: list[str] = []
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self  # no generator: one that is given up on the way warns when it is collected
+
+    def new_logprobs(self) -> Sequence[Sequence[Logprob]]:
+        """Of each word that was read, as if it were one token; its second likeliest is ``x``."""
+        new, self._read = self._read, []
+        if not self.request.logprobs:
+            return []
+        own = [Logprob(word.encode(), -0.5) for word in new]
+        return [[one, own[0], Logprob(b"\xf0x", -9.0)][: self.request.logprobs] for one in own]
 
     async def __anext__(self) -> str:
         word = next(self._words, None)
@@ -106,6 +116,7 @@ class SmallAnswer:
         await self.gateway.turn()
         if isinstance(word, Exception):
             raise word
+        self._read.append(word)
         return word
 
 

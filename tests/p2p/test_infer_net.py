@@ -13,6 +13,7 @@ from r3mes.p2p.host import Host
 from r3mes.p2p.protocols.infer import (
     INFER,
     INFER_1_0,
+    INFER_1_1,
     ClientCall,
     Done,
     Hello,
@@ -89,6 +90,7 @@ async def test_an_answer_from_hello_to_receipt(pair: tuple[Host, Host]) -> None:
     ("server", "gateway", "told"),
     [
         ([INFER, INFER_1_0], [INFER, INFER_1_0], "trace"),
+        ([INFER_1_1, INFER_1_0], [INFER, INFER_1_1, INFER_1_0], "trace"),
         ([INFER_1_0], [INFER, INFER_1_0], ""),  # an old server
         ([INFER, INFER_1_0], [INFER_1_0], ""),  # an old gateway
     ],
@@ -101,8 +103,9 @@ async def test_versions_find_each_other_and_only_the_new_one_carries_a_trace(
     serve(b, service, server[0], server[1:])
     with trio.fail_after(20):
         stream = await a.open_stream(b.peer_id, gateway[0], older=gateway[1:])
-        assert stream.protocol == (INFER if told else INFER_1_0)
+        assert stream.protocol == next(one for one in gateway if one in server)
         async with ClientCall(stream) as call:
+            assert call.takes_later_jobs == (stream.protocol == INFER)
             assert await call.hello() == HELLO
             await call.request(b"envelope", trace="trace")
             await call.done()

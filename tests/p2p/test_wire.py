@@ -50,6 +50,8 @@ EXAMPLES: dict[str, Message] = {
     "accepted": Accepted((1, 258, 65536)),
     "turned down": TurnedDown("overloaded", "8 requests wait", 2500, b""),
     "tokens": Tokens(3, (17, 4096), "Hello, wörld"),
+    "accepted with a form of calls": Accepted((1,), "hermes"),
+    "tokens with log-probabilities": Tokens(3, (17, 4096), "Hello", (b"record", b"another")),
     "done": Done(b"result", b"signature"),
     "receipt": Receipt(b"countersignature"),
     "failed": Failed("engine_crashed", "the worker died"),
@@ -72,7 +74,7 @@ epochs = st.binary(min_size=8, max_size=8)
 messages = st.one_of(
     st.builds(Hello, epochs, signed, st.lists(offers, max_size=5).map(tuple), st.just("chain")),
     st.builds(Request, st.binary(max_size=3000), signed, st.text(max_size=13)),
-    st.builds(Accepted, ids),
+    st.builds(Accepted, ids, st.sampled_from(["", "hermes"])),
     st.builds(TurnedDown, st.just("code"), word, st.integers(0, 2**32 - 1), signed),
     st.builds(Tokens, st.integers(0, 2**32 - 1), ids, word),
     st.builds(Done, signed, signed),

@@ -22,6 +22,7 @@ from r3mes.errors import (
     RequestCancelled,
 )
 from r3mes.node.estimates import Estimate
+from r3mes.node.http.chat_choices import write_choices
 from r3mes.node.http.chat_objects import completion
 from r3mes.node.http.chat_request import ChatBody, Message, Text, Tokens
 from r3mes.node.http.keyed_gateway import KeyedGateway
@@ -87,11 +88,11 @@ class InferMethods:
         """
         if body.stream:
             raise BadRequest("infer_complete does not stream", param="stream")
-        asked = replace(body.request(), request_id=body.request_id or "")
+        asked = [replace(one, request_id=body.request_id or "") for one in body.requests()]
         created = int(time.time())
-        async with KeyedGateway(self._gateway, context.key).complete(asked) as answer:
-            text = "".join([delta async for delta in answer])
-        return completion(answer, text, created=created)
+        gateway = KeyedGateway(self._gateway, context.key)
+        choices = await write_choices([gateway.complete(one) for one in asked])
+        return completion(choices, created=created)
 
     @method("infer_cancel", scope="i")
     async def cancel(self, request_id: RequestId, context: Context) -> Cancelled:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
@@ -13,9 +12,10 @@ from typing import TypeAlias
 import trio
 
 from r3mes.errors import BadRequest
+from r3mes.node.http.chat_choices import Choice, Delta, Opening, write_choices
 from r3mes.node.http.chat_objects import chunk, figures_of, usage_of
 from r3mes.node.http.keyed_gateway import KeyedGateway
-from r3mes.node.http.ports import Answer, Gateway
+from r3mes.node.http.ports import Gateway
 from r3mes.node.rpc.context import SLOW_S, Context, Notify, TooSlow
 from r3mes.node.rpc.messages import error_object
 from r3mes.node.rpc.method import method
@@ -24,7 +24,6 @@ from r3mes.node.rpc.methods.infer import UNANSWERED, InferBody
 AHEAD = 16
 """Parts of an answer that may wait for the caller; then the model waits too."""
 
-Opening: TypeAlias = AbstractAsyncContextManager[Answer]
 Outlet: TypeAlias = trio.MemorySendChannel[tuple[str, Mapping[str, object]]]
 
 
@@ -64,28 +63,31 @@ class InferStream:
         connection = context.websocket()
         if body.stream is False:
             raise BadRequest("infer_stream streams", do="call infer_complete", param="stream")
-        asked = replace(body.request(), request_id=body.request_id or f"req_{token_hex(12)}")
-        opening = KeyedGateway(self._gateway, context.key).complete(asked)
-        subscription = connection.start(partial(_follow, opening), to_its_end=True)
-        return StreamBegun(subscription, asked.request_id)
+        request_id = body.request_id or f"req_{token_hex(12)}"
+        gateway = KeyedGateway(self._gateway, context.key)
+        openings = [
+            gateway.complete(replace(one, request_id=request_id)) for one in body.requests()
+        ]
+        subscription = connection.start(partial(_follow, openings), to_its_end=True)
+        return StreamBegun(subscription, request_id)
 
 
-async def _follow(opening: Opening, subscription: str, notify: Notify) -> None:
+async def _follow(openings: Sequence[Opening], subscription: str, notify: Notify) -> None:
     """Write and tell side by side: the place at the model must not hang on who does not read."""
     outlet, inlet = trio.open_memory_channel[tuple[str, Mapping[str, object]]](AHEAD)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write, opening, outlet)
+            nursery.start_soon(_write, openings, outlet)
             async for name, told in inlet:
                 await notify(name, {"subscription": subscription, **told})
     except* TooSlow:  # found by one of the two, or by both
         raise TooSlow from None
 
 
-async def _write(opening: Opening, outlet: Outlet) -> None:
+async def _write(openings: Sequence[Opening], outlet: Outlet) -> None:
     async with outlet:
         try:
-            end = await _write_all(opening, outlet)
+            end = await _write_all(openings, outlet)
         except TooSlow:
             raise
         except Exception as error:  # noqa: BLE001  crash boundary: every failure is told
@@ -93,23 +95,35 @@ async def _write(opening: Opening, outlet: Outlet) -> None:
         await outlet.send(("infer_end", end))
 
 
-async def _write_all(opening: Opening, outlet: Outlet) -> Mapping[str, object]:
-    """Send the parts of an answer; what there is to say at its end."""
-    part = partial(chunk, created=int(time.time()))
-    async with opening as answer:
-        await _put(outlet, part(answer, {"role": "assistant", "content": ""}))
-        async for text in answer:
-            await _put(outlet, part(answer, {"content": text}))
-    await _put(outlet, part(answer, {}, answer.finish_reason))
+async def _write_all(openings: Sequence[Opening], outlet: Outlet) -> Mapping[str, object]:
+    """Send the parts of the answers; what there is to say at their end."""
+    choices = await write_choices(openings, _Teller(outlet))
+    answers = [choice.answer for choice in choices]
     return {
-        "finish_reason": answer.finish_reason,
-        "usage": usage_of(answer),
-        "r3mes": figures_of(answer),
+        "finish_reason": choices[0].finish_reason,
+        "usage": usage_of(answers),
+        "r3mes": figures_of(answers),
     }
 
 
-async def _put(outlet: Outlet, part: Mapping[str, object]) -> None:
-    with trio.move_on_after(SLOW_S) as patience:
-        await outlet.send(("infer_chunk", {"chunk": part}))
-    if patience.cancelled_caught:
-        raise TooSlow
+class _Teller:
+    """Sends the parts of the answers as they come; a `Listener`."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._part = partial(chunk, created=int(time.time()))
+
+    async def began(self, choice: Choice) -> None:
+        await self._put(self._part(choice, {"role": "assistant", "content": ""}))
+
+    async def wrote(self, choice: Choice, delta: Delta) -> None:
+        await self._put(self._part(choice, {"content": delta.text}, None, delta.logprobs))
+
+    async def ended(self, choice: Choice, rest: Delta) -> None:
+        await self._put(self._part(choice, {}, choice.finish_reason, rest.logprobs))
+
+    async def _put(self, part: Mapping[str, object]) -> None:
+        with trio.move_on_after(SLOW_S) as patience:
+            await self._outlet.send(("infer_chunk", {"chunk": part}))
+        if patience.cancelled_caught:
+            raise TooSlow

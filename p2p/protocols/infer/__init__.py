@@ -1,4 +1,4 @@
-"""``/r3mes/infer/1.1.0``: one signed request, one answer streamed back, one receipt.
+"""``/r3mes/infer/1.2.0``: one signed request, one answer streamed back, one receipt.
 
 The serving node speaks first::
 
@@ -19,6 +19,7 @@ from r3mes.p2p.protocols.infer.client import ClientCall, Patience
 from r3mes.p2p.protocols.infer.messages import (
     INFER,
     INFER_1_0,
+    INFER_1_1,
     Accepted,
     Cancel,
     Credit,
@@ -39,6 +40,7 @@ from r3mes.p2p.protocols.infer.server import InferService, ServerCall, serve_inf
 __all__ = [
     "INFER",
     "INFER_1_0",
+    "INFER_1_1",
     "Accepted",
     "Cancel",
     "ClientCall",

@@ -14,6 +14,7 @@ from r3mes.errors import PeerDisconnected, R3mesError, WireError
 from r3mes.p2p.protocols.infer.messages import (
     CREDIT_FRAMES,
     INFER_1_0,
+    INFER_1_1,
     Accepted,
     Cancel,
     Credit,
@@ -149,6 +150,11 @@ class ClientCall:
                 raise self._raised(message, self._stream.peer)
             case _:
                 raise self._out_of_turn(message)
+
+    @property
+    def takes_later_jobs(self) -> bool:
+        """Whether the server understands jobs of a version after the first."""
+        return self._stream.protocol not in (INFER_1_0, INFER_1_1)
 
     def tokens(self) -> AsyncIterator[Tokens]:
         """The answer as it is written; a second iteration goes on where the first was left.

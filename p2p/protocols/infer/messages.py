@@ -17,14 +17,16 @@ from r3mes.errors import WireError
 from r3mes.ids import ModelHash
 from r3mes.p2p.wire import Value, pack, unpack
 
-INFER: Final = "/r3mes/infer/1.1.0"
+INFER: Final = "/r3mes/infer/1.2.0"
+INFER_1_1: Final = "/r3mes/infer/1.1.0"
+"""The same, but its jobs are of version 1, so nobody asks for what came later."""
 INFER_1_0: Final = "/r3mes/infer/1.0.0"
-"""The same, but its `Request` has no trace."""
+"""As 1.1, but its `Request` has no trace."""
 
 CREDIT_FRAMES = 32
 """Token frames that the server may send before the first `Credit`; most that may be owed."""
-CHAIN_CAP, CODE_CAP, SAYING_CAP = 64, 64, 1024
-"""Most bytes of a chain's id, an error's code and its message, in UTF-8."""
+CHAIN_CAP, CODE_CAP, SAYING_CAP, CALLS_CAP = 64, 64, 1024, 16
+"""Most bytes of a chain's id, an error's code and its message, and a form of calls, in UTF-8."""
 SIGNED_CAP = 4096
 """Most bytes of a binding, delegation, result, signature or countersignature."""
 EPOCH_BYTES, HASH_BYTES, ID_BYTES = 8, 32, 4
@@ -34,6 +36,8 @@ PROMPT_CAP = 1 << 17
 """Most token ids of a prompt."""
 FRAME_TOKEN_CAP = 4096
 """Most token ids in one frame."""
+FRAME_RECORDS_CAP, RECORD_CAP = 128, 6144
+"""Most records of log-probabilities in one frame, and most bytes of one."""
 FRAME_TEXT_CAP = 1 << 16
 """Most bytes of text in one frame."""
 COUNT_CAP = 1 << 32
@@ -77,9 +81,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request will be answered; the prompt as the server's template made it."""
+    """The request will be answered; the prompt as the server's template made it.
+
+    Args:
+        calls: the form in which the model writes calls of tools, unread here; empty if the request
+            has none.
+    """
 
     prompt_ids: tuple[int, ...]
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +104,16 @@ class TurnedDown:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Part of the answer; ``position`` counts the ids that came before."""
+    """Part of the answer; ``position`` counts the ids that came before.
+
+    Args:
+        logprobs: a record for each of ``ids``, unread here; empty if they were not asked for.
+    """
 
     position: int
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +165,11 @@ def _fields(message: Message) -> tuple[Value, ...]:
     match message:
         case Hello(epoch, binding, models, chain):
             return epoch, binding, tuple(_offer_fields(offer) for offer in models), chain
-        case Accepted(prompt_ids):
-            return (pack_ids(prompt_ids),)
-        case Tokens(position, ids, text):
-            return position, pack_ids(ids), text
+        case Accepted(prompt_ids, calls):
+            return (pack_ids(prompt_ids), calls) if calls else (pack_ids(prompt_ids),)
+        case Tokens(position, ids, text, logprobs):
+            told = (position, pack_ids(ids), text)
+            return (*told, logprobs) if logprobs else told
         case Request(envelope, delegation, trace):
             return (envelope, delegation, trace) if trace else (envelope, delegation)
         case TurnedDown(code, saying, retry_after_ms, receipt):
@@ -191,15 +207,13 @@ def decode(frame: bytes) -> Message:
         case 2:
             message = Request(reader.data(), reader.data(SIGNED_CAP), reader.text_if_any(TRACE_CAP))
         case 3:
-            message = Accepted(reader.ids(PROMPT_CAP))
+            message = Accepted(reader.ids(PROMPT_CAP), reader.text_if_any(CALLS_CAP))
         case 4:
             message = TurnedDown(
                 reader.text(CODE_CAP), reader.text(SAYING_CAP), reader.number(), reader.data()
             )
         case 5:
-            message = Tokens(
-                reader.number(), reader.ids(FRAME_TOKEN_CAP), reader.text(FRAME_TEXT_CAP)
-            )
+            message = _tokens(reader)
         case 6:
             message = Done(reader.data(SIGNED_CAP), reader.data(SIGNED_CAP))
         case 7:
@@ -234,6 +248,14 @@ def _hello(reader: _Fields) -> Hello:
     epoch, binding = reader.data(EPOCH_BYTES, exact=True), reader.data(SIGNED_CAP)
     models = tuple(_offer(_Fields(fields)) for fields in reader.arrays(MODELS_CAP))
     return Hello(epoch, binding, models, reader.text(CHAIN_CAP))
+
+
+def _tokens(reader: _Fields) -> Tokens:
+    position, ids = reader.number(), reader.ids(FRAME_TOKEN_CAP)
+    text, records = reader.text(FRAME_TEXT_CAP), reader.records_if_any()
+    if records and len(records) != len(ids):
+        raise WireError(f"{len(records)} log-probabilities came with {len(ids)} tokens")
+    return Tokens(position, ids, text, records)
 
 
 def _offer(reader: _Fields) -> ModelOffer:
@@ -300,6 +322,15 @@ class _Fields:
         if len(items) > most:
             raise WireError(f"a message lists {len(items)} things where {most} are the limit")
         return [_Fields((item,))._next(tuple) for item in items]
+
+    def records_if_any(self) -> tuple[bytes, ...]:
+        """A last field that may be missing; empty then."""
+        if not self._fields:
+            return ()
+        records = self._next(tuple)
+        if not 0 < len(records) <= FRAME_RECORDS_CAP:
+            raise WireError(f"a message lists {len(records)} records, and not 1 to the limit")
+        return tuple(_Fields((one,)).data(RECORD_CAP) for one in records)
 
     def end(self) -> None:
         if self._fields:

@@ -9,6 +9,7 @@ import trio
 from r3mes.errors import PeerDisconnected, WireError
 from r3mes.p2p.protocols.infer.messages import (
     CREDIT_FRAMES,
+    FRAME_RECORDS_CAP,
     FRAME_TEXT_CAP,
     FRAME_TOKEN_CAP,
     Tokens,
@@ -31,16 +32,18 @@ class Outbox:
         self._stream, self._credit = stream, CREDIT_FRAMES
         self._ids: list[int] = []
         self._texts: list[str] = []
+        self._logprobs: list[bytes] = []  # none, or one for each id
         self._chars = self._position = 0
         self._sending = self._flushing = False
         self._change = trio.Event()
 
-    async def put(self, ids: tuple[int, ...], text: str) -> None:
+    async def put(self, ids: tuple[int, ...], text: str, logprobs: tuple[bytes, ...] = ()) -> None:
         """Add to the answer; waits while too much is held."""
         while self._is_full():
             await self._change.wait()
         if ids or text:
             self._ids += ids
+            self._logprobs += logprobs
             self._texts.append(text)
             self._chars += len(text)
             self._stir()
@@ -106,10 +109,12 @@ class Outbox:
         text = "".join(self._texts)
         head = text.encode()[:FRAME_TEXT_CAP].decode(errors="ignore")
         rest = text[len(head) :]
-        count = 1 if rest else len(self._ids)
-        tokens = Tokens(self._position, tuple(self._ids[:count]), head)
-        del self._ids[:count]
-        self._texts = [rest] if rest else []
+        most = FRAME_RECORDS_CAP if self._logprobs else FRAME_TOKEN_CAP
+        count = 1 if rest else min(most, len(self._ids))
+        records = tuple(self._logprobs[:count])
+        tokens = Tokens(self._position, tuple(self._ids[:count]), head, records)
+        del self._ids[:count], self._logprobs[:count]
+        self._texts = [rest] if rest or self._ids else []
         return tokens
 
     def _is_full(self) -> bool:

@@ -71,12 +71,14 @@ class ServerCall:
         self.accepted = True
         await self._stream.send(encode(Accepted(tuple(prompt_ids))))
 
-    async def tokens(self, ids: tuple[int, ...], text: str) -> None:
+    async def tokens(
+        self, ids: tuple[int, ...], text: str, logprobs: tuple[bytes, ...] = ()
+    ) -> None:
         """Write on; waits while the gateway reads slower than that.
 
         The first tokens leave at once, later ones are gathered for a few milliseconds.
         """
-        await self._outbox.put(ids, text)
+        await self._outbox.put(ids, text, logprobs)
 
     async def done(self, result: bytes, signature: bytes) -> bytes | None:
         """End the answer; the countersignature, or None if none comes in time."""

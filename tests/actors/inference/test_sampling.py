@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from r3mes.actors.inference.sampling import Sampling, sample, uniform
+from r3mes.actors.inference.sampling import Logits, Sampling, Tally, adjusted, sample, uniform
 
 LOGITS = np.array([0.0, 2.0, 1.0, 2.0, -1.0], dtype=np.float32)
 
@@ -71,3 +71,52 @@ def test_always_a_kept_token_and_the_same_again(
     rank = int(np.flatnonzero(kept[order] == token)[0])
     if top_p < 1:
         assert weights[order[:rank]].sum() <= top_p * weights.sum() * (1 + 1e-9)
+
+
+def adjust(logits: list[float], sampling: Sampling, prompt: list[int], answer: list[int]) -> Logits:
+    return adjusted(sampling, np.array(logits, np.float32), Tally(prompt, answer))
+
+
+def test_min_p_keeps_what_is_probable_in_proportion_to_the_most_probable() -> None:
+    # Probabilities: 0.055, 0.407, 0.150, 0.407, 0.020.
+    for share, expected in ((0.99, {1, 3}), (0.3, {1, 2, 3}), (0.1, {0, 1, 2, 3})):
+        drawn = {sample(Sampling(1.0, min_p=share, seed=seed), 0, LOGITS) for seed in range(400)}
+        assert drawn == expected, share
+
+
+def test_presence_counts_once_and_frequency_each_time_and_only_in_the_answer() -> None:
+    presence = adjust([1, 1, 1, 1], Sampling(presence_penalty=0.5), [0], [1, 2, 2])
+    assert presence.tolist() == [1, 0.5, 0.5, 1]
+    frequency = adjust([1, 1, 1, 1], Sampling(frequency_penalty=0.5), [0], [1, 2, 2])
+    assert frequency.tolist() == [1, 0.5, 0, 1]
+    both = Sampling(presence_penalty=-1, frequency_penalty=0.5)
+    assert adjust([1, 1, 1, 1], both, [0], [1, 2, 2]).tolist() == [1, 1.5, 1, 1]
+
+
+def test_repetition_counts_the_prompt_and_makes_every_logit_smaller() -> None:
+    out = adjust([4, -4, 4, 4], Sampling(repetition_penalty=2.0), [0, 1], [2, 2])
+    assert out.tolist() == [2, -8, 2, 4]
+
+
+def test_bias_is_added_and_the_given_logits_stay() -> None:
+    given = np.zeros(3, np.float32)
+    out = adjusted(Sampling(bias=((0, -100.0), (2, 1.5))), given, Tally([], []))
+    assert out.tolist() == [-100, 0, 1.5]
+    assert given.tolist() == [0, 0, 0]
+
+
+def test_a_tally_that_grows_is_the_tally_of_the_whole() -> None:
+    sampling = Sampling(presence_penalty=0.3, frequency_penalty=0.7, repetition_penalty=1.3)
+    logits = np.linspace(-3, 3, 50, dtype=np.float32)
+    prompt, answer = [1, 2, 40], [5, 40, 5, 7, 5]
+    growing = Tally(prompt, answer[:2])
+    for token in answer[2:]:
+        growing.add(token)
+    whole = adjusted(sampling, logits, Tally(prompt, answer))
+    assert adjusted(sampling, logits, growing).tobytes() == whole.tobytes()
+
+
+def test_a_plain_request_adjusts_nothing() -> None:
+    assert not Sampling(0.7, 5, 0.9, 3, min_p=0.1).adjusts
+    assert Sampling(bias=((1, 1.0),)).adjusts
+    assert Sampling(frequency_penalty=-1).adjusts

@@ -61,6 +61,16 @@ def test_job() -> None:
     assert InferJob.decode(BODY) == job
 
 
+def test_later_job() -> None:
+    told = VECTORS["later_job"]
+    body = bytes.fromhex(told.pop("encoded_hex"))
+    told["messages"], told["tools"] = told["messages"].encode(), told["tools"].encode()
+    told["logit_bias"] = tuple(map(tuple, told["logit_bias"]))
+    job = InferJob(**told)
+    assert job.encode() == body
+    assert InferJob.decode(body) == job
+
+
 @each
 def test_account(vector: dict[str, Any]) -> None:
     wallet = wallet_of(vector)

@@ -62,12 +62,27 @@ WRONG = [
     ("stop", {"stop": ""}),
     ("stop", {"stop": 5}),
     ("stream", {"stream": "perhaps"}),
-    ("n", {"n": 2}),
-    ("logit_bias", {"logit_bias": {"50256": -100}}),
-    ("logprobs", {"logprobs": True}),
+    ("n", {"n": 0}),
+    ("n", {"n": 9}),
+    ("n", {"n": True}),
+    ("logit_bias", {"logit_bias": {"50256": -101}}),
+    ("logit_bias", {"logit_bias": {"-1": 1}}),
+    ("logit_bias", {"logit_bias": {"the": 1}}),
+    ("logit_bias", {"logit_bias": {str(token): 1 for token in range(1025)}}),
+    ("logprobs", {"logprobs": 5}),
+    ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
+    ("top_logprobs", {"logprobs": True, "top_logprobs": -1}),
+    ("top_logprobs", {"logprobs": True, "top_logprobs": True}),
+    ("top_logprobs", {"top_logprobs": 2}),
+    ("min_p", {"min_p": 1.1}),
+    ("min_p", {"min_p": True}),
+    ("presence_penalty", {"presence_penalty": 2.1}),
+    ("frequency_penalty", {"frequency_penalty": -1e308}),
+    ("repetition_penalty", {"repetition_penalty": 0}),
+    ("repetition_penalty", {"repetition_penalty": 11}),
+    ("stop", {"stop": ["x"] * 5000}),
     ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
     ("response_format", {"response_format": {"type": "json_object"}}),
-    ("frequency_penalty", {"frequency_penalty": 0.5}),
 ]
 
 
@@ -128,7 +143,9 @@ async def test_everything_that_counts_reaches_the_gateway(api: Api, chat: Body) 
                     {"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]},
             ],
             "max_tokens": 5, "max_completion_tokens": 7, "temperature": 0, "top_p": 0.5,
-            "top_k": 40, "seed": 0, "stop": "END",
+            "top_k": 40, "seed": 0, "stop": "END", "min_p": 0.1, "presence_penalty": 0.5,
+            "frequency_penalty": -2, "repetition_penalty": 1.5, "logit_bias": {"17": -100, "3": 1},
+            "logprobs": True, "top_logprobs": 20,
         },
     )  # fmt: skip
     (request,) = api.gateway.requests
@@ -139,6 +156,10 @@ async def test_everything_that_counts_reaches_the_gateway(api: Api, chat: Body) 
     assert request.max_tokens == 7
     assert (request.temperature, request.top_p, request.top_k) == (0, 0.5, 40)
     assert (request.seed, request.stop) == (0, ("END",))
+    penalties = request.presence_penalty, request.frequency_penalty, request.repetition_penalty
+    assert (request.min_p, *penalties) == (0.1, 0.5, -2, 1.5)
+    assert request.logit_bias == ((3, 1.0), (17, -100.0))
+    assert request.logprobs == 21
 
 
 async def test_defaults(api: Api, chat: Body) -> None:
@@ -146,6 +167,61 @@ async def test_defaults(api: Api, chat: Body) -> None:
     (request,) = api.gateway.requests
     assert (request.max_tokens, request.temperature, request.top_p) == (None, 1.0, 1.0)
     assert (request.seed, request.stop) == (None, ())
+
+
+async def test_choices_have_seeds_that_follow_one_another(api: Api, chat: Body) -> None:
+    for seed, seeds in ((5, [5, 6, 7]), (2**63 - 1, [2**63 - 1, 0, 1]), (None, [None] * 3)):
+        api.gateway.requests.clear()
+        whole = (await post(api, {**chat, "n": 3, "seed": seed})).json()
+        assert sorted(str(one.seed) for one in api.gateway.requests) == sorted(map(str, seeds))
+        assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+        assert whole["usage"] == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+        assert whole["r3mes"]["cost_uremes"] == 21
+        assert [one["cost_uremes"] for one in whole["r3mes"]["choices"]] == [7] * 3
+
+
+async def test_choices_are_streamed_side_by_side(api: Api, chat: Body) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    answer = await post(api, {**chat, **options, "n": 2})
+    chunks = [json.loads(event[6:]) for event in answer.text.split("\n\n")[1:-2]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    texts = ["", ""]
+    for chunk in chunks[:-1]:
+        (choice,) = chunk["choices"]
+        texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == ["Hello, world"] * 2
+    assert chunks[-1]["usage"]["completion_tokens"] == 4
+    assert len(chunks[-1]["r3mes"]["choices"]) == 2
+
+
+async def test_one_choice_that_fails_ends_the_others(api: Api, chat: Body) -> None:
+    api.gateway.words = ("Hello", NoPeer("all are gone"))
+    answer = await post(api, {**chat, "n": 3})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_peer")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_are_told_with_the_bytes_of_tokens(
+    api: Api, chat: Body, stream: bool
+) -> None:
+    answer = await post(api, {**chat, "logprobs": True, "top_logprobs": 2, "stream": stream})
+    if stream:
+        chunks = [json.loads(event[6:]) for event in answer.text.split("\n\n")[1:-2]]
+        parts = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+        content = [one for part in parts if part for one in part["content"]]
+    else:
+        content = answer.json()["choices"][0]["logprobs"]["content"]
+    assert [one["token"] for one in content] == ["Hello", ", world"]
+    assert content[0]["logprob"] == -0.5
+    assert [other["bytes"] for other in content[0]["top_logprobs"]] == [
+        list(b"Hello"),
+        list(b"\xf0x"),
+    ]
+    assert content[0]["top_logprobs"][1]["token"] == "\ufffdx"  # noqa: S105
+
+
+async def test_no_logprobs_unless_asked_for(api: Api, chat: Body) -> None:
+    assert (await post(api, chat)).json()["choices"][0]["logprobs"] is None
 
 
 async def test_unknown_fields_are_listed(api: Api, chat: Body) -> None:

@@ -104,7 +104,7 @@ async def test_an_answer_that_breaks_off_ends_with_an_error(surface: Surface) ->
         ("r3k_tiny", {"model": "other"}, -32002),
         ("r3k_both", {"stream": False}, -32602),
         ("r3k_both", {"messages": []}, -32602),
-        ("r3k_both", {"n": 2}, -32602),
+        ("r3k_both", {"n": 9}, -32602),
         ("r3k_both", {"request_id": "no id"}, -32602),
     ],
 )
