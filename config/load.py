@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from r3mes.config.keys import Key, keys_of, sections
 from r3mes.config.paths import config_file
 from r3mes.config.schema import MODELS_CAP, NAME, Config, Model
@@ -145,7 +147,7 @@ def _models(setting: Setting) -> Iterator[Model]:
 
 
 def _build(values: Mapping[str, Any], folder: Path) -> Config:
-    layers: dict[str, Any] = {"models": values["models"]}
+    layers: dict[str, Any] = {"models": tuple(_in(folder, model) for model in values["models"])}
     for section, layer in sections().items():
         if section == "models":
             continue
@@ -160,12 +162,21 @@ def _build(values: Mapping[str, Any], folder: Path) -> Config:
     return Config(**layers)
 
 
+def _in(folder: Path, model: Model) -> Model:
+    paths = {name: folder / value for name, value in msgspec.structs.asdict(model).items()
+             if isinstance(value, Path)}  # fmt: skip
+    return msgspec.structs.replace(model, **paths)
+
+
 def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
     """What no key can know by itself."""
     for name, key in all_keys().items():
         path = value_of(config, name)
         if key.secret_file and isinstance(path, Path) and os.access(path, os.F_OK):
             check_secret_file(path)  # what this user cannot see is not his to check
+    for model in config.models:
+        if (path := model.upstream_key_file) and os.access(path, os.F_OK):
+            check_secret_file(path)
     if not config.api.insecure and not _is_loopback(config.api.listen):
         raise ConfigError(
             f"{origins['api.listen']}: api.listen is {config.api.listen!r}, which others can "
@@ -185,6 +196,9 @@ def _check_models(config: Config, origin: str) -> None:
     names = [served_name(model) for model in config.models]
     if len(names) > MODELS_CAP:
         raise ConfigError(f"{origin}: a node serves {MODELS_CAP} models at most, not {len(names)}")
+    for model in config.models:
+        if why := _misfit(model):
+            raise ConfigError(f"{origin}: {model.id}: {why}")
     if unfit := [name for name in names if not re.fullmatch(NAME, name)]:
         raise ConfigError(
             f"{origin}: a model cannot be called {unfit[0]!r}",
@@ -195,6 +209,20 @@ def _check_models(config: Config, origin: str) -> None:
             f"{origin}: two models are called {min(twice)!r}",
             do="give one of them another name",
         )
+
+
+def _misfit(model: Model) -> str:
+    """What of a model's keys does not go together."""
+    if model.upstream_url is None:
+        if model.engine == "upstream":
+            return 'engine = "upstream" needs upstream_url'
+        beside = model.upstream_key_file or model.tokenizer
+        return "upstream_key_file and tokenizer are for a model with upstream_url" if beside else ""
+    if model.engine not in ("auto", "upstream"):
+        return f'engine = "{model.engine}" does not go with upstream_url'
+    if model.tokenizer is None:
+        return "upstream_url needs tokenizer, a directory with the model's tokenizer.json"
+    return ""
 
 
 def served_name(model: Model) -> str:

@@ -135,8 +135,8 @@ class Model(Layer, frozen=True):
 
     id: Annotated[
         str,
-        key("What to load: `builtin`, a directory with safetensors weights, or a hub id.",
-            min_length=1),
+        key("What to load: `builtin`, a directory with safetensors weights, or a hub id; with "
+            "`upstream_url` what that server calls the model.", min_length=1),
     ]  # fmt: skip
     name: Annotated[
         Annotated[str, Meta(pattern=NAME)] | None,
@@ -147,9 +147,25 @@ class Model(Layer, frozen=True):
         str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
     ] = None
     engine: Annotated[
-        Literal["auto", "torch", "openvino"],
+        Literal["auto", "torch", "openvino", "upstream"],
         key("What runs it; auto takes torch where it is installed. See `docs/engines.md`."),
     ] = "auto"
+    upstream_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?\Z")] | None,
+        key("The server that runs it: vLLM, SGLang, llama.cpp, Ollama, or compatible with OpenAI.",
+            "a URL without a password, such as http://127.0.0.1:8000/v1"),
+    ] = None  # fmt: skip
+    upstream_key_file: Annotated[
+        Path | None, key("File with the key that server wants.", secret_file=True)
+    ] = None
+    tokenizer: Annotated[
+        Path | None,
+        key("Directory with tokenizer.json and the chat template of a model behind that server."),
+    ] = None
+    slots: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        key("Answers written at the same time; `limits.slots` if not set.", "1 to 1024"),
+    ] = None
     price_prompt: Annotated[
         int, key("Price of the prompt, in uremes per million tokens.", ge=0, le=10**15)
     ] = 100_000

@@ -9,7 +9,7 @@ import msgspec
 
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob, Generation
-from r3mes.actors.inference.settings import ModelSettings
+from r3mes.actors.inference.settings import ModelSettings, UpstreamSettings
 from r3mes.actors.requests.job import InferJob
 from r3mes.config.load import served_name
 from r3mes.config.schema import Config, Model
@@ -87,11 +87,23 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         source=model.id,
         revision=model.revision or "main",
         engine=model.engine,
+        upstream=_upstream(model),
         device="cuda" if config.engine.require == "cuda" else config.engine.device,
         dtype=config.engine.dtype,
         max_context=model.max_context,
         memory_bytes=config.engine.memory_bytes,
-        slots=config.limits.slots,
+        slots=model.slots or config.limits.slots,
         queue=config.limits.queue,
         cache=config.node.datadir / "cache",
+    )
+
+
+def _upstream(model: Model) -> UpstreamSettings | None:
+    if model.upstream_url is None or model.tokenizer is None:
+        return None
+    return UpstreamSettings(
+        url=model.upstream_url.rstrip("/"),
+        model=model.id,
+        tokenizer=model.tokenizer,
+        key_file=model.upstream_key_file,
     )

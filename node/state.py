@@ -207,7 +207,7 @@ class State:
             "load": {
                 "running": sum(board.running for board in boards),
                 "queued": sum(board.waiting for board in boards),
-                "slots": self._reload.config.limits.slots * len(self._reload.config.models),
+                "slots": sum(board.slots for board in boards),
             },
             "last_60s": asdict(self._recent.last_minute()),
             "routed": {"in": self._recent.served, "out": self._recent.asked},

@@ -41,6 +41,7 @@ from r3mes.actors.inference.settings import AdapterSettings, ModelSettings
 from r3mes.actors.inference.shelf import Shelf, Shelved
 from r3mes.actors.inference.suspects import Suspects
 from r3mes.actors.inference.text import Text
+from r3mes.actors.inference.upstream.keeper import UpstreamKeeper
 from r3mes.actors.kernel.actor import Actor
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
 from r3mes.errors import (
@@ -50,6 +51,7 @@ from r3mes.errors import (
     ModelUnloaded,
     NotReady,
     Overloaded,
+    R3mesError,
 )
 
 
@@ -273,7 +275,7 @@ class ModelActor(Actor[Message]):
                 ticket.end(error=Overloaded("its turn came too late", retry_after_s=1))
                 continue
             self._running[ticket.start.id] = ticket
-            self._keeper.send(ticket.begin())
+            self._keeper.start(ticket)
         self._count()
 
     def _must_wait_for(self, ticket: Ticket) -> bool:
@@ -320,9 +322,14 @@ class ModelActor(Actor[Message]):
                 await self._called.wait()
 
     def _set_out(self) -> None:
-        self._keeper = Keeper(self.settings, self, self._worker_command)
+        self._keeper = self._new_keeper()
         self._without_worker_since = trio.current_time()
         self.board.turn("loading")
+
+    def _new_keeper(self) -> Keeper | UpstreamKeeper:
+        if self.settings.upstream is not None:
+            return UpstreamKeeper(self.settings, self.settings.upstream, self)
+        return Keeper(self.settings, self, self._worker_command)
 
     def _load(self) -> None:
         if self.board.state == "unloading":
@@ -431,6 +438,12 @@ class ModelActor(Actor[Message]):
             ticket.retried = True
             del self._running[ticket.start.id]
         return {ticket.start.id: ticket for ticket in again}
+
+    def failed(self, ticket_id: int, error: R3mesError) -> None:
+        if ticket := self._running.pop(ticket_id, None):
+            ticket.end(error=error)
+            self._ended(ticket)
+        self._dispatch()
 
     def heard(self, report: Report) -> None:
         match report:

@@ -22,6 +22,7 @@ from r3mes.actors.inference.actor import (
     UnloadAdapter,
     Withdraw,
 )
+from r3mes.actors.inference.choice import UPSTREAM
 from r3mes.actors.inference.generation import GenerateJob, Generation, Ticket
 from r3mes.actors.inference.manifest import Manifest, with_adapter
 from r3mes.actors.inference.protocol import Start, pack_ids
@@ -34,6 +35,7 @@ from r3mes.errors import (
     AskTimeout,
     BadRequest,
     ContextLengthExceeded,
+    EngineError,
     MailboxFull,
     ModelNotFound,
     NotReady,
@@ -158,6 +160,8 @@ class InferenceClient:
         """
         board, _ = self._one(model)
         expected, directory = _ready(model, board).files, board.directory
+        if board.choice is not None and board.choice.engine == UPSTREAM:
+            raise EngineError("the weights are with another server, and cannot be read here")
         if directory is None:
             raise NotReady(f"the model {model} is still being loaded", retry_after_s=5)
         return await verify(directory, expected, limiter=self._reading)
@@ -205,7 +209,7 @@ class InferenceClient:
         prompt = await ready.text.prompt(job.messages)
         start = _start(job, prompt, ready)
         writer = await ready.text.writer(job.stop, job.emitted)
-        ticket = Ticket(start, deadline, adapter)
+        ticket = Ticket(start, deadline, adapter, job.messages)
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
             await _enqueue(mailbox, ticket)

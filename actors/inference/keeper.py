@@ -12,12 +12,13 @@ import os
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
 from r3mes.actors.inference.choice import EXPORT, NONE, OPENVINO, Choice, choose
 from r3mes.actors.inference.files import check_model
+from r3mes.actors.inference.generation import Ticket
 from r3mes.actors.inference.memory import free_bytes, has_gpu, needed_bytes
 from r3mes.actors.inference.openvino.place import export_place
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
@@ -31,10 +32,13 @@ from r3mes.errors import (
     EngineMissing,
     ModelInvalid,
     ModelTooLarge,
+    R3mesError,
     WireError,
 )
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=R3mesError)
 
 WATCH_EVERY_S, PAUSED_S = 0.5, 3.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 60.0
@@ -53,6 +57,9 @@ class Employer(Protocol):
 
     def heard(self, report: Report) -> None:
         """It reported; may raise `EngineCrashed` to have it replaced."""
+
+    def failed(self, ticket_id: int, error: R3mesError) -> None:
+        """One answer cannot be written; the others go on."""
 
     def lost(self, error: EngineError) -> None:
         """It has gone, or there never was one."""
@@ -82,6 +89,10 @@ class Keeper:
     def up(self) -> bool:
         """Commands reach a worker with a loaded model."""
         return self._outbox is not None
+
+    def start(self, ticket: Ticket) -> None:
+        """Have an answer written."""
+        self.send(ticket.begin())
 
     def send(self, command: Command) -> None:
         """Queue a command; lost if the worker is."""
@@ -135,7 +146,7 @@ class Keeper:
             async with open_worker(self._command, os.environ) as worker:
                 await self._employ(worker, directory)
         except* EngineError as group:
-            failures += _leaves(group)
+            failures += leaves(group)
         except* OSError as group:
             failures.append(EngineCrashed(f"no worker could be started: {group.exceptions[0]}"))
         return failures[0]
@@ -277,9 +288,9 @@ def _load_error(report: LoadFailed) -> EngineError:
     return known(report.why, do=report.do or None)
 
 
-def _leaves(group: BaseExceptionGroup[EngineError]) -> list[EngineError]:
+def leaves(group: BaseExceptionGroup[E]) -> list[E]:
     """The errors in a group of groups."""
-    found: list[EngineError] = []
+    found: list[E] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found

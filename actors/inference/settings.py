@@ -26,6 +26,23 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """A server that runs the model.
+
+    Args:
+        url: of its OpenAI-compatible part, mostly ending in ``/v1``; without a slash at the end.
+        model: what the model is called there.
+        tokenizer: directory with the model's tokenizer and chat template.
+        key_file: with the key that it wants, if it wants one.
+    """
+
+    url: str
+    model: str
+    tokenizer: Path
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """One entry of ``[[models]]`` with the limits of its engine.
 
@@ -34,6 +51,7 @@ class ModelSettings:
         source: ``builtin``, a directory, or a Hugging Face hub id.
         revision: of a hub id; a commit, branch or tag.
         engine: ``auto``, ``torch``, ``openvino`` or ``upstream``.
+        upstream: the server that runs it; None for a worker of our own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one that is missing is an error.
         dtype: ``auto`` for what the model was stored in.
         max_context: upper bound on prompt and answer together; None for the model's own.
@@ -54,6 +72,7 @@ class ModelSettings:
     source: str
     revision: str = "main"
     engine: str = "auto"
+    upstream: UpstreamSettings | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_context: int | None = None

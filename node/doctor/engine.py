@@ -63,7 +63,9 @@ async def models(subject: Subject) -> list[Finding]:
 
 async def _model(settings: ModelSettings) -> Finding:
     name = f"Model {settings.name}"
-    if not await trio.to_thread.run_sync(is_here, settings.source, settings.revision):
+    if settings.upstream is None and not await trio.to_thread.run_sync(
+        is_here, settings.source, settings.revision
+    ):
         what = f"{settings.source} is fetched when the node starts; not tried"
         return Finding(name, "info", what)
     actor = ModelActor(settings)

@@ -557,6 +557,14 @@ class EngineMissing(EngineError):
                 "install torch and transformers, or name another engine in [[models]]")
 
 
+class UpstreamFailed(EngineError):
+    """The server that runs the model did not answer, or not as it should."""
+
+    kind = Kind("R3-ENGINE-021", "upstream_failed", 502, -32076, 69,
+                "the server behind the model failed",
+                "look at that server; this node asks it again by itself")
+
+
 class ServiceError(R3mesError):
     """Something about the node as a service of systemd."""
 

@@ -70,7 +70,28 @@ def test_models(write: Write) -> None:
     assert loaded.origins["models"].endswith("config.toml:1")
 
 
+UPSTREAM = '[[models]]\nid = "org/big"\nupstream_url = "http://127.0.0.1:8000/v1"\n'
+
+
+def test_a_model_behind_a_server(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key").chmod(0o600)
+    loaded = write(f'{UPSTREAM}tokenizer = "files"\nupstream_key_file = "key"\nslots = 64\n')
+    (model,) = loaded.config.models
+    assert (served_name(model), model.slots) == ("big", 64)
+    assert (model.tokenizer, model.upstream_key_file) == (tmp_path / "files", tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(InsecureFile):
+        write(f'{UPSTREAM}tokenizer = "files"\nupstream_key_file = "key"\n')
+
+
 WRONG = [
+    (UPSTREAM, ("org/big", "needs tokenizer")),
+    (f'{UPSTREAM}tokenizer = "t"\nengine = "torch"', ('"torch" does not go with upstream_url',)),
+    ('[[models]]\nid = "a/b"\nengine = "upstream"', ("needs upstream_url",)),
+    ('[[models]]\nid = "a/b"\ntokenizer = "t"', ("are for a model with upstream_url",)),
+    ('[[models]]\nid = "a/b"\nupstream_url = "http://u:p@h/v1"', ("without a password",)),
+    ('[[models]]\nid = "a/b"\nupstream_url = "file:///etc/passwd"', ("a URL",)),
     ('[api]\n\nlistn = "127.0.0.1:1"', ("config.toml:3", "api.listn", "did you mean listen")),
     ("[apy]\n", ("config.toml:1", "'apy'", "did you mean api")),
     ('[node]\nlisten = "x"', ("config.toml:2", "node.listen", "api.listen exists")),
