@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from r3mes.config.schema import Config, Layer, Model
+from r3mes.config.schema import Adapter, Config, Layer, Model
+
+TABLES: dict[str, type[Layer]] = {"models": Model, "adapters": Adapter}
+"""Sections of which there may be many: ``[[models]]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ def keys_of(layer: type[Layer], section: str) -> dict[str, Key]:
 
 @cache
 def sections() -> dict[str, type[Layer]]:
-    """The sections by name, ``models`` with the type of its tables."""
+    """The sections by name, those in `TABLES` with the type of their tables."""
     hints = get_type_hints(Config)
-    return {name: Model if name == "models" else hint for name, hint in hints.items()}
+    return {name: TABLES.get(name, hint) for name, hint in hints.items()}
 
 
 def _key(name: str, annotation: Any, field: msgspec.structs.FieldInfo) -> Key:

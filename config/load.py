@@ -19,9 +19,9 @@ from typing import Any
 
 import msgspec
 
-from r3mes.config.keys import Key, keys_of, sections
+from r3mes.config.keys import TABLES, Key, keys_of, sections
 from r3mes.config.paths import config_file
-from r3mes.config.schema import MODELS_CAP, NAME, Config, Model
+from r3mes.config.schema import MODELS_CAP, NAME, Config, Layer, Model
 from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
@@ -70,11 +70,11 @@ def load(
         in_file = from_file(path) if is_there(path) else iter(())
     found = [*in_file, *from_env(env), *from_flags(flags)]
     origins = dict.fromkeys(all_keys(), "default") | {one.key: one.origin for one in found}
-    values: dict[str, Any] = {section: {} for section in sections()} | {"models": ()}
+    values: dict[str, Any] = {section: {} for section in sections()} | dict.fromkeys(TABLES, ())
     for setting in found:
         section, _, name = setting.key.partition(".")
-        if section == "models":
-            values[section] = tuple(_models(setting))
+        if section in TABLES:
+            values[section] = tuple(_tables(setting))
         else:
             values[section][name] = _placed(_checked(all_keys()[setting.key], setting), setting)
     config = _build(values, path.parent)
@@ -83,11 +83,11 @@ def load(
 
 
 def all_keys() -> dict[str, Key]:
-    """Every key by its dotted name, but those of the tables in ``[[models]]``."""
+    """Every key by its dotted name, but those of tables such as ``[[models]]``."""
     return {
         key.name: key
         for section, layer in sections().items()
-        for key in (keys_of(layer, section).values() if section != "models" else ())
+        for key in (keys_of(layer, section).values() if section not in TABLES else ())
     }
 
 
@@ -130,26 +130,31 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _models(setting: Setting) -> Iterator[Model]:
-    tables = setting.value
+def _tables(setting: Setting) -> Iterator[Layer]:
+    tables, section = setting.value, setting.key
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{setting.origin}: models are tables of their own: write [[models]]")
-    keys = keys_of(Model, "models")
+        raise ConfigError(
+            f"{setting.origin}: {section} are tables of their own: write [[{section}]]"
+        )
+    keys = keys_of(TABLES[section], section)
     for number, table in enumerate(tables):
         values: dict[str, Any] = {}
         for name, value in table.items():
-            known_key("models", name, setting.origin)
-            at = Setting(f"models[{number}].{name}", value, setting.origin)
+            known_key(section, name, setting.origin)
+            at = Setting(f"{section}[{number}].{name}", value, setting.origin)
             values[name] = _checked(keys[name], at)
-        if "id" not in values:
-            raise ConfigError(f"{setting.origin}: models[{number}] has no id")
-        yield Model(**values)
+        for name, key in keys.items():
+            if key.required and name not in values:
+                raise ConfigError(f"{setting.origin}: {section}[{number}] has no {name}")
+        yield TABLES[section](**values)
 
 
 def _build(values: Mapping[str, Any], folder: Path) -> Config:
-    layers: dict[str, Any] = {"models": tuple(_in(folder, model) for model in values["models"])}
+    layers: dict[str, Any] = {
+        section: tuple(_in(folder, table) for table in values[section]) for section in TABLES
+    }
     for section, layer in sections().items():
-        if section == "models":
+        if section in TABLES:
             continue
         filled = {key: values[section].get(key, one.default) for key, one in
                   keys_of(layer, section).items()}  # fmt: skip
@@ -162,10 +167,10 @@ def _build(values: Mapping[str, Any], folder: Path) -> Config:
     return Config(**layers)
 
 
-def _in(folder: Path, model: Model) -> Model:
-    paths = {name: folder / value for name, value in msgspec.structs.asdict(model).items()
+def _in(folder: Path, table: Layer) -> Layer:
+    paths = {name: folder / value for name, value in msgspec.structs.asdict(table).items()
              if isinstance(value, Path)}  # fmt: skip
-    return msgspec.structs.replace(model, **paths)
+    return msgspec.structs.replace(table, **paths)
 
 
 def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
@@ -189,6 +194,7 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
             do="install it (pip install 'r3mes[otel]'), or leave the key out",
         )
     _check_models(config, origins.get("models", "default"))
+    _check_adapters(config, origins.get("adapters", "default"))
 
 
 def _check_models(config: Config, origin: str) -> None:
@@ -223,6 +229,23 @@ def _misfit(model: Model) -> str:
     if model.tokenizer is None:
         return "upstream_url needs tokenizer, a directory with the model's tokenizer.json"
     return ""
+
+
+def _check_adapters(config: Config, origin: str) -> None:
+    models = [served_name(model) for model in config.models]
+    names = [(adapter.model, adapter.name) for adapter in config.adapters]
+    for model, name in names:
+        if model not in models:
+            raise ConfigError(
+                f"{origin}: the adapter {name} is for a model {model!r}, which is not served",
+                do="name one of [[models]], by its name",
+            )
+        if names.count((model, name)) > 1:
+            raise ConfigError(f"{origin}: two adapters are called '{model}:{name}'")
+    if (offers := len(models) + len(names)) > MODELS_CAP:
+        raise ConfigError(
+            f"{origin}: a node offers {MODELS_CAP} models and adapters at most, not {offers}"
+        )
 
 
 def served_name(model: Model) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from r3mes.config.keys import Key, keys_of, sections
+from r3mes.config.keys import TABLES, Key, keys_of, sections
 from r3mes.config.paths import data_directory
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "config.md"
@@ -35,7 +35,7 @@ def config_page() -> str:
 
 def _section(name: str) -> str:
     layer = sections()[name]
-    title = f"[[{name}]]" if name == "models" else f"[{name}]"
+    title = f"[[{name}]]" if name in TABLES else f"[{name}]"
     rows = "".join(_row(short, key) for short, key in keys_of(layer, name).items())
     head = "| key | default | what is right | what it is for |\n|---|---|---|---|\n"
     return f"\n## `{title}`\n\n{getdoc(layer)}\n\n{head}{rows}"

@@ -20,7 +20,10 @@ MULTIADDRESS = rf"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/{PORT}(/p2p/[A-Za-z0-9]+
 ORIGIN = r"^https?://[^/\s]+\Z"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z"
 MODELS_CAP = 32
-"""Most models of one node: as many as its hello to peers can name."""
+"""Most models of one node, and adapters: as many as its hello to peers can name."""
+ADAPTER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+OFFERED = rf"^[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}(:{ADAPTER})?\Z"
+"""What a node offers: a model, or one with an adapter."""
 
 
 def key(description: str, expects: str = "", *, secret_file: bool = False, **bounds: Any) -> Meta:
@@ -178,6 +181,40 @@ class Model(Layer, frozen=True):
     ] = None
 
 
+class Adapter(Layer, frozen=True):
+    """One LoRA adapter of a model, offered as `model:name`."""
+
+    model: Annotated[str, key("The name of its model, which is one of `[[models]]`.")]
+    name: Annotated[
+        str,
+        key("What it is called behind the model's name and a colon.",
+            "up to 63 letters, digits and ._-", pattern=rf"^{ADAPTER}\Z"),
+    ]  # fmt: skip
+    id: Annotated[
+        str,
+        key("What to load: a directory with an adapter in PEFT's form, or a hub id.", min_length=1),
+    ]
+    revision: Annotated[
+        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+    ] = None
+    hash: Annotated[
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
+        key("The hash that its files must have: the SHA-256 of what "
+            "`sha256sum adapter_config.json adapter_model.safetensors` prints.",
+            "64 hexadecimal digits"),
+    ] = None  # fmt: skip
+    price_prompt: Annotated[
+        Annotated[int, Meta(ge=0, le=10**15)] | None,
+        key("Price of the prompt, in uremes per million tokens; the model's if not set.",
+            "an integer from 0 to 1000000000000000"),
+    ] = None  # fmt: skip
+    price_completion: Annotated[
+        Annotated[int, Meta(ge=0, le=10**15)] | None,
+        key("Price of the answer, in uremes per million tokens; the model's if not set.",
+            "an integer from 0 to 1000000000000000"),
+    ] = None  # fmt: skip
+
+
 PER_MINUTE = "0 to 1000000, 0 for no limit"
 
 
@@ -188,6 +225,11 @@ class Limits(Layer, frozen=True):
     queue: Annotated[
         int, key("Requests that may wait for a slot, per model; more are refused.", ge=0, le=65536)
     ] = 16
+    adapters: Annotated[
+        int,
+        key("LoRA adapters in memory at the same time, per model; the others come from disk when "
+            "they are asked for.", ge=1, le=64),
+    ] = 8  # fmt: skip
     drain_seconds: Annotated[
         float, key("How long answers in flight may go on when the node is stopped.", ge=0, le=3600)
     ] = 60.0
@@ -272,6 +314,7 @@ class Config(Layer, frozen=True):
     p2p: P2p = msgspec.field(default_factory=P2p)
     engine: Engine = msgspec.field(default_factory=Engine)
     models: tuple[Model, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
     limits: Limits = msgspec.field(default_factory=Limits)
     wallet: Wallet = msgspec.field(default_factory=Wallet)
     log: Log = msgspec.field(default_factory=Log)

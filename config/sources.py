@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from r3mes.config.keys import keys_of, sections
+from r3mes.config.keys import TABLES, keys_of, sections
 from r3mes.errors import ConfigError
 
 PREFIX = "R3MES_"
@@ -30,7 +30,7 @@ class Setting:
     """One value as it was found.
 
     Args:
-        key: dotted; ``models`` for the whole list.
+        key: dotted; ``models`` and the like for the whole list.
         origin: ``file PATH:LINE``, ``env NAME`` or ``flag --NAME``.
     """
 
@@ -63,8 +63,8 @@ def from_text(text: str, path: Path) -> Iterator[Setting]:
     for section, table in tables.items():
         origin = f"file {path}:{_line(text, section, '')}"
         known_section(section, origin)
-        if section == "models":
-            yield Setting("models", table, origin)
+        if section in TABLES:
+            yield Setting(section, table, origin)
             continue
         if not isinstance(table, dict):
             raise ConfigError(f"{origin}: {section} is a section: write [{section}]")
@@ -88,8 +88,8 @@ def from_env(env: Mapping[str, str]) -> Iterator[Setting]:
         section, _, name = variable.removeprefix(PREFIX).lower().partition("__")
         origin = f"env {variable}"
         known_section(section, origin)
-        if section == "models":
-            raise ConfigError(f"{origin}: models can only be set in the file")
+        if section in TABLES:
+            raise ConfigError(f"{origin}: {section} can only be set in the file")
         key = known_key(section, name, origin)
         yield Setting(key, keys_of(sections()[section], section)[name].parse(env[variable]), origin)
 
@@ -104,7 +104,7 @@ def _nearly_a_key(variable: str) -> None:
         f"{section}_{name}": f"{PREFIX}{section}__{name}".upper()
         for section, layer in sections().items()
         for name in keys_of(layer, section)
-        if section != "models"
+        if section not in TABLES
     }
     word = variable.removeprefix(PREFIX).lower()
     if close := get_close_matches(word, known, n=1, cutoff=0.85):
@@ -123,7 +123,7 @@ def from_flags(flags: Mapping[str, object]) -> Iterator[Setting]:
         section, _, name = key.partition(".")
         origin = f"flag {FLAGS.get(key, f'--set {key}')}"
         known_section(section, origin)
-        if key != "models":
+        if key not in TABLES:
             known_key(section, name, origin)
             if isinstance(value, str):
                 value = keys_of(sections()[section], section)[name].parse(value)

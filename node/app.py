@@ -47,6 +47,7 @@ from r3mes.errors import (
 )
 from r3mes.ids import PeerId
 from r3mes.node import lifecycle, logs
+from r3mes.node.adapters import Adapters
 from r3mes.node.catalogue import Catalogue
 from r3mes.node.clock import ClockWatch, now_ms
 from r3mes.node.doctor.finding import Subject
@@ -82,6 +83,7 @@ from r3mes.node.rpc.methods.infer import InferMethods
 from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
+from r3mes.node.rpc.methods.model_adapters import ModelAdapters
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
@@ -136,14 +138,14 @@ class Node:
         self.vault, self._on_ready = vault, on_ready
         self._random = Random(secrets.randbits(64))  # noqa: S311  jitter and load sharing
         registry = CollectorRegistry()
-        self._counting = Counting(registry, [served_name(model) for model in config.models])
+        self._counting = Counting(registry, _names(config))
         self._recent = Recent()
         self.store = Store(config.node.datadir, on_commit=self._counting.committed)
         self.keyring = Keyring(self.store, now_ms=now_ms)
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
-        self._models = OwnModels(config.models, self.inference)
+        self._models = OwnModels(config.models, config.adapters, self.inference)
         self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
         self.active = Active()
         self._peers_door = Doorway("requests of peers", self._admit_peer)
@@ -276,7 +278,7 @@ class Node:
 
     def _rpc(self) -> Dispatcher:
         config, own, inference = self._config, self.network.peer_id, self.inference
-        catalogue = Catalogue(config.models, own, inference, self._routes)
+        catalogue = Catalogue(config.models, own, inference, self._routes, self._models.prices_of)
         estimates = Estimates(
             own, self._routes, inference, max_price=lambda: self._gateway.max_price
         )
@@ -294,6 +296,7 @@ class Node:
             NodeEvents(self.events),
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
+            ModelAdapters(Adapters(inference), drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
             InferStream(self._gateway),
             WalletMethods(config, self.vault),
@@ -480,6 +483,12 @@ class Node:
             await trio.sleep_forever()
         finally:
             remove_running(datadir)
+
+
+def _names(config: Config) -> list[str]:
+    """Of models and adapters: what may stand in a label of a metric."""
+    adapters = [f"{one.model}:{one.name}" for one in config.adapters]
+    return [*map(served_name, config.models), *adapters]
 
 
 def _freeze() -> None:

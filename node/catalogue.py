@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from r3mes.actors.inference.process import memory_bytes_of
 from r3mes.config.load import served_name
 from r3mes.config.schema import Model
 from r3mes.errors import BadRequest, ModelNotFound
-from r3mes.ids import PeerId
+from r3mes.ids import ModelHash, PeerId
 
 MOST_PATIENCE_S = 3600.0
 """How long an unloading model may be waited for at most."""
@@ -158,18 +158,27 @@ class Catalogue:
         own: this node's peer id.
         inference: the models of this node.
         offers: what can be asked for, here and at peers.
+        prices_of: prices of prompt and answer by name.
     """
 
     def __init__(
-        self, models: Sequence[Model], own: PeerId, inference: InferenceClient, offers: Offers
+        self,
+        models: Sequence[Model],
+        own: PeerId,
+        inference: InferenceClient,
+        offers: Offers,
+        prices_of: Callable[[str], tuple[int, int]],
     ) -> None:
         self._configured = {served_name(model): model for model in models}
         self._own, self._inference, self._offers = own, inference, offers
+        self._prices_of = prices_of
 
     def local(self) -> list[ModelListed]:
-        """Every model of the configuration."""
+        """Every model of the configuration, and its adapters."""
         boards = self._inference.boards()
-        return [self._own_entry(name, boards[name]) for name in self._configured]
+        return [
+            entry for name in self._configured for entry in self._own_entries(name, boards[name])
+        ]
 
     async def network(self) -> list[ModelListed]:
         """Every offer of a connected peer."""
@@ -186,7 +195,7 @@ class Catalogue:
         if not found:
             raise ModelNotFound(f"nobody connected knows a model {model[:128]!r}", param="id")
         name = found[0].id
-        board = self._inference.boards().get(name)
+        board = self._inference.boards().get(name)  # None also for an adapter
         local = self._local(self._configured[name], board) if board else None
         return ModelShown(name, local, found)
 
@@ -238,16 +247,25 @@ class Catalogue:
         board = self._inference.boards()[name]
         return ModelState(name, board.state, _why(board))
 
-    def _own_entry(self, name: str, board: Board) -> ModelListed:
-        manifest, model = board.ready.manifest if board.ready else None, self._configured[name]
+    def _own_entries(self, name: str, board: Board) -> Iterator[ModelListed]:
+        manifest = board.ready.manifest if board.ready else None
+        context = manifest.context if manifest else None
+        yield self._own_entry(name, board.state, manifest.hash if manifest else None, context)
+        for adapter in board.adapters.values():
+            yield self._own_entry(adapter.name, adapter.state, adapter.hash, context)
+
+    def _own_entry(
+        self, name: str, state: str, model: ModelHash | None, context: int | None
+    ) -> ModelListed:
+        prompt, completion = self._prices_of(name)
         return ModelListed(
             id=name,
-            hash=manifest.hash.hex() if manifest else None,
-            context=manifest.context if manifest else None,
-            price_prompt=model.price_prompt,
-            price_completion=model.price_completion,
+            hash=model.hex() if model else None,
+            context=context,
+            price_prompt=prompt,
+            price_completion=completion,
             served_by="local",
-            state=board.state,
+            state=state,
         )
 
     def _local(self, model: Model, board: Board) -> LocalModel:

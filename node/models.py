@@ -9,24 +9,38 @@ import msgspec
 
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob, Generation
-from r3mes.actors.inference.settings import ModelSettings, UpstreamSettings
+from r3mes.actors.inference.settings import AdapterSettings, ModelSettings, UpstreamSettings
 from r3mes.actors.requests.job import InferJob
 from r3mes.config.load import served_name
-from r3mes.config.schema import Config, Model
+from r3mes.config.schema import Adapter, Config, Model
 from r3mes.errors import BadRequest
+from r3mes.ids import ModelHash
 from r3mes.p2p.protocols.infer import ModelOffer
 
 
 class OwnModels:
     """The models of this node: what it offers, and how serving has them write."""
 
-    def __init__(self, models: Sequence[Model], inference: InferenceClient) -> None:
+    def __init__(
+        self, models: Sequence[Model], adapters: Sequence[Adapter], inference: InferenceClient
+    ) -> None:
         self._inference = inference
+        self._adapters = {f"{one.model}:{one.name}": one for one in adapters}
         self.price(models)
 
     def price(self, models: Sequence[Model]) -> None:
         """Take the prices from these from now on; answers under way keep theirs."""
         self._prices = {served_name(model): model for model in models}
+
+    def prices_of(self, name: str) -> tuple[int, int]:
+        """Of prompt and answer; an adapter without a price of its own costs what its model does."""
+        model, adapter = self._prices[name.partition(":")[0]], self._adapters.get(name)
+        own = (adapter.price_prompt, adapter.price_completion) if adapter else (None, None)
+        prompt, completion = own
+        return (
+            model.price_prompt if prompt is None else prompt,
+            model.price_completion if completion is None else completion,
+        )
 
     def offers(self) -> tuple[ModelOffer, ...]:
         """Of the models that are ready."""
@@ -35,8 +49,7 @@ class OwnModels:
                 manifest.name,
                 manifest.hash,
                 manifest.context,
-                self._prices[manifest.name].price_prompt,
-                self._prices[manifest.name].price_completion,
+                *self.prices_of(manifest.name),
             )
             for manifest in self._inference.manifests()
         )
@@ -95,6 +108,22 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         slots=model.slots or config.limits.slots,
         queue=config.limits.queue,
         cache=config.node.datadir / "cache",
+        adapters=tuple(
+            adapter_settings(adapter)
+            for adapter in config.adapters
+            if adapter.model == served_name(model)
+        ),
+        adapter_places=config.limits.adapters,
+    )
+
+
+def adapter_settings(adapter: Adapter) -> AdapterSettings:
+    """What the engine is told of an adapter that is configured."""
+    return AdapterSettings(
+        name=adapter.name,
+        source=adapter.id,
+        revision=adapter.revision or "main",
+        hash=ModelHash(bytes.fromhex(adapter.hash)) if adapter.hash else None,
     )
 
 

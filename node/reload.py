@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import trio
 
+from r3mes.config.keys import TABLES
 from r3mes.config.load import Loaded, all_keys, served_name, value_of
 from r3mes.config.schema import Config, Model
 from r3mes.errors import R3mesError
@@ -124,6 +125,7 @@ class Reload:
         rest = [key for key in keys if key not in self._live]
         if models != wanted.models:
             rest.append(MODELS)
+        rest += [name for name in TABLES if name != MODELS and _differ(before, wanted, name)]
         still = {key: self.loaded.origins.get(key, "default") for key in rest}
         self.loaded = replace(self.loaded, config=after, origins={**new.origins, **still})
         return Reloaded((*changed, *prices), tuple(rest))
@@ -148,6 +150,10 @@ def _with(config: Config, values: Mapping[str, object], models: tuple[Model, ...
         layer = layers.get(section, getattr(config, section))
         layers[section] = msgspec.structs.replace(layer, **{name: value})
     return msgspec.structs.replace(config, models=models, **layers)
+
+
+def _differ(one: Config, other: Config, section: str) -> bool:
+    return bool(getattr(one, section) != getattr(other, section))
 
 
 def _repriced(

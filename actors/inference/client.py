@@ -105,7 +105,7 @@ class InferenceClient:
             ModelNotFound: this node does not have the model.
             NotReady: it is just being put away.
         """
-        _, mailbox = self._one(model)
+        _, mailbox = self._whole(model)
         await mailbox.ask(Load(), timeout=ASK_S)
 
     async def unload(self, model: str, *, patience_s: float) -> None:
@@ -118,7 +118,7 @@ class InferenceClient:
         Raises:
             ModelNotFound: this node does not have the model.
         """
-        _, mailbox = self._one(model)
+        _, mailbox = self._whole(model)
         await mailbox.ask(Unload(patience_s), timeout=patience_s + ASK_S)
 
     async def load_adapter(self, model: str, settings: AdapterSettings) -> Shelved:
@@ -136,6 +136,14 @@ class InferenceClient:
         await adapter.settled.wait()
         adapter.check()
         return adapter
+
+    def adapter(self, model: str) -> Shelved:
+        """The adapter in ``base:adapter``; read only.
+
+        Raises:
+            ModelNotFound: this node does not have it.
+        """
+        return _named(model, self._one(model)[0])
 
     async def unload_adapter(self, model: str, *, patience_s: float) -> None:
         """Put ``base:adapter`` away; returns when nothing uses it any more.
@@ -158,7 +166,7 @@ class InferenceClient:
             ModelNotFound: this node does not have the model.
             NotReady, EngineError: it is not loaded, so there is nothing to compare with.
         """
-        board, _ = self._one(model)
+        board, _ = self._whole(model)
         expected, directory = _ready(model, board).files, board.directory
         if board.choice is not None and board.choice.engine == UPSTREAM:
             raise EngineError("the weights are with another server, and cannot be read here")
@@ -177,6 +185,16 @@ class InferenceClient:
         """
         board, _ = self._one(model)
         return len(await _ready(model, board).text.prompt(messages))
+
+    def _whole(self, model: str) -> tuple[Board, Mailbox[Message]]:
+        """The model; an adapter is none."""
+        if ":" in model:
+            raise ModelNotFound(
+                f"{model!r} is an adapter and no model",
+                do="for adapters: r3mes models adapters load, or unload",
+                param="model",
+            )
+        return self._one(model)
 
     def _one(self, model: str) -> tuple[Board, Mailbox[Message]]:
         """The model, also if an adapter of it is named."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import typer
 
+from r3mes.config.keys import TABLES
 from r3mes.config.load import all_keys
 from r3mes.config.schema import Config
 from r3mes.errors import R3mesError
@@ -25,6 +26,13 @@ def any_model(context: typer.Context, incomplete: str) -> list[str]:
 def own_model(context: typer.Context, incomplete: str) -> list[str]:
     """Models of this node."""
     return _offer(context, incomplete, lambda config: [m["id"] for m in call(config, "model_ps")])
+
+
+def own_adapter(context: typer.Context, incomplete: str) -> list[str]:
+    """Adapters of this node's models."""
+    return _offer(
+        context, incomplete, lambda config: [a["id"] for a in call(config, "model_adapters")]
+    )
 
 
 def peer(context: typer.Context, incomplete: str) -> list[str]:
@@ -53,7 +61,7 @@ def wallet(context: typer.Context, incomplete: str) -> list[str]:
 
 def config_key(context: typer.Context, incomplete: str) -> list[str]:
     """Dotted keys of the configuration."""
-    return [name for name in (*all_keys(), "models") if name.startswith(incomplete)]
+    return [name for name in (*all_keys(), *TABLES) if name.startswith(incomplete)]
 
 
 def _any_model(config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from r3mes.config.keys import TABLES
 from r3mes.config.load import Loaded, all_keys, check_value, load, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import ConfigError
@@ -39,7 +40,7 @@ def show_config(
 ) -> None:
     """Show the values in force."""
     loaded = session(context).load()
-    names = [_known(key)] if key else [*all_keys(), "models"]
+    names = [_known(key)] if key else [*all_keys(), *TABLES]
     if json:
         show_json({name: _entry(loaded, name, origin=origin) for name in names})
     elif key and not origin:
@@ -107,9 +108,9 @@ def _change(context: typer.Context, name: str, value: object) -> None:
 
 
 def _single(key: str) -> str:
-    if key.partition(".")[0] == "models":
+    if (section := key.partition(".")[0]) in TABLES:
         raise ConfigError(
-            "models are changed in the file itself", do="`r3mes config path` says which"
+            f"{section} are changed in the file itself", do="`r3mes config path` says which"
         )
     name = _known(key)
     if "." not in name:
@@ -120,8 +121,8 @@ def _single(key: str) -> str:
 def _known(key: str) -> str:
     section, _, name = key.partition(".")
     known_section(section, "argument KEY")
-    if name and section == "models":
-        raise ConfigError("models are shown whole", do="run `r3mes config show models`")
+    if name and section in TABLES:
+        raise ConfigError(f"{section} are shown whole", do=f"run `r3mes config show {section}`")
     return known_key(section, name, "argument KEY") if name else section
 
 

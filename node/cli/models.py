@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from r3mes.node.cli import completion
+from r3mes.node.cli import adapters, completion
 from r3mes.node.cli.api import call, get
 from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import duration, show, show_json, size, table
 from r3mes.node.cli.session import session
 
 app = typer.Typer(help="List models and prices; load and unload this node's own.", cls=Group)
+
+app.add_typer(adapters.app, name="adapters")
 
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Model = Annotated[

@@ -63,6 +63,15 @@ def test_lists_and_paths(write: Write, tmp_path: Path, monkeypatch: pytest.Monke
     assert loaded.config.node.datadir == Path("/data")
 
 
+def test_adapters(write: Write) -> None:
+    text = "model = 'x'\nname = 'a'\nid = 'y/z'\nprice_prompt = 7"
+    loaded = write(f"{ADAPTED}[[adapters]]\n{text}")
+    (adapter,) = loaded.config.adapters
+    assert (adapter.name, adapter.price_prompt, adapter.price_completion) == ("a", 7, None)
+    assert loaded.origins["adapters"].endswith("config.toml:3")
+    assert loaded.config.limits.adapters == 8
+
+
 def test_models(write: Write) -> None:
     loaded = write('[[models]]\nid = "builtin"\n[[models]]\nid = "a/b"\nname = "c"\nprice_prompt=0')
     assert [served_name(model) for model in loaded.config.models] == ["builtin", "c"]
@@ -85,6 +94,7 @@ def test_a_model_behind_a_server(write: Write, tmp_path: Path) -> None:
         write(f'{UPSTREAM}tokenizer = "files"\nupstream_key_file = "key"\n')
 
 
+ADAPTED = "[[models]]\nid = 'x'\n"
 WRONG = [
     (UPSTREAM, ("org/big", "needs tokenizer")),
     (f'{UPSTREAM}tokenizer = "t"\nengine = "torch"', ('"torch" does not go with upstream_url',)),
@@ -123,6 +133,16 @@ WRONG = [
     ("[[models]]\nid = 'x'\nprice_prompt = -1", ("models[0].price_prompt", "-1")),
     ("[[models]]\nid = 'x'\n[[models]]\nid = 'y/x'", ("two models are called 'x'",)),
     ("[[models]]\nid = './my model'", ("cannot be called 'my model'", "Give it a name")),
+    ("[adapters]\nid = 1", ("write [[adapters]]",)),
+    ("[[adapters]]\nmodel = 'x'\nid = 'y'", ("adapters[0] has no name",)),
+    (ADAPTED + "[[adapters]]\nmodel = 'y'\nname = 'a'\nid = 'z'", ("'y', which is not served",)),
+    (ADAPTED + "[[adapters]]\nmodel = 'x'\nname = 'a:b'\nid = 'z'", ("adapters[0].name",)),
+    (ADAPTED + "[[adapters]]\nmodel = 'x'\nname = 'a'\nid = 'z'\nhash = 'AB'", ("64 hex",)),
+    (ADAPTED + "[[adapters]]\nmodel = 'x'\nname = 'a'\nid = 'z'\n" * 2, ("are called 'x:a'",)),
+    (
+        ADAPTED + "".join(f"[[adapters]]\nmodel='x'\nname='a{n}'\nid='z'\n" for n in range(32)),
+        ("32 models and adapters at most, not 33",),
+    ),
     ("\n".join(f"[[models]]\nid = 'x{n}'" for n in range(33)), ("32 models at most, not 33",)),
     ("[node]\nchain_id = 'r3mes dev'", ("up to 50 letters",)),
     ("[api", ("is not TOML", "Expected ']'")),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from benchmarks.daemons import Daemon, endless_model
 
@@ -14,6 +17,30 @@ from benchmarks.daemons import Daemon, endless_model
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return endless_model(tmp_path_factory.mktemp("models") / "endless")
+
+
+SIZE, LAYERS, RANK = 192, 4, 8
+
+
+def _save_adapter(directory: Path, seed: int) -> Path:
+    """An adapter of the built-in model that turns its answers into others."""
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for layer in range(LAYERS):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        for part, shape in (("A", (RANK, SIZE)), ("B", (SIZE, RANK))):
+            tensors[f"{name}.lora_{part}.weight"] = random.normal(0, 0.3, shape).astype("float32")
+    directory.mkdir()
+    save_file(tensors, directory / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+@pytest.fixture
+def save_adapter() -> Callable[[Path, int], Path]:
+    """Writes an adapter of the built-in model; another seed makes another one."""
+    return _save_adapter
 
 
 @pytest.fixture
@@ -37,9 +64,12 @@ def pair(
     """A gateway without a model and the node that serves it; shared, so tests leave them up."""
     folder = tmp_path_factory.mktemp("pair")
     models = [{"id": "builtin"}, {"id": str(endless), "name": "endless"}]
-    server = Daemon(folder / "server", models=models).start()
+    source = str(_save_adapter(folder / "turned", 1))
+    adapters = [{"model": "builtin", "name": "turned", "id": source}]
+    server = Daemon(folder / "server", models=models, adapters=adapters).start()
+    server.wait_for_model("builtin:turned")  # before the gateway asks what there is
     gateway = Daemon(folder / "gateway", p2p={"bootstrap": [server.running.p2p[0]]}).start()
-    for name in ("builtin", "endless"):
+    for name in ("builtin", "endless", "builtin:turned"):
         gateway.wait_for_model(name)
     yield gateway, server
     gateway.end()

@@ -70,7 +70,7 @@ async def test_the_async_client_on_trio(gateway: Daemon) -> None:
 
 def test_models_are_listed_with_who_serves_them(gateway: Daemon, server: Daemon) -> None:
     listed = {model.id: model for model in gateway.openai().models.list()}
-    assert set(listed) == {"builtin", "endless"}
+    assert set(listed) == {"builtin", "endless", "builtin:turned"}
     assert listed["builtin"].owned_by == server.running.peer_id
     assert gateway.openai().models.retrieve("builtin").id == "builtin"
 

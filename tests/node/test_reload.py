@@ -84,6 +84,12 @@ async def test_prices_change_of_models_that_are_loaded(node: Node) -> None:
     assert (model.price_prompt, model.max_context) == (100_000, None)
 
 
+async def test_adapters_of_the_file_come_with_the_next_start(node: Node) -> None:
+    more = '[[adapters]]\nmodel = "builtin"\nname = "a"\nid = "/a"\n[[models]]'
+    assert await node.with_text(("[[models]]", more)) == Reloaded((), ("adapters",))
+    assert node.reload.config.adapters == ()
+
+
 @pytest.mark.parametrize(
     ("nonsense", "said"),
     [

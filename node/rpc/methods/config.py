@@ -11,6 +11,7 @@ import trio
 from pydantic import Field
 
 from r3mes.config.editing import replace_file, with_value
+from r3mes.config.keys import TABLES
 from r3mes.config.load import Loaded, all_keys, check_value, value_of
 from r3mes.config.sources import known_key, known_section
 from r3mes.errors import BadRequest, ConfigError
@@ -100,8 +101,8 @@ class ConfigMethods:
     ) -> ValueSet:
         """Change one value in the configuration file, and take it over if a running node can.
 
-        Comments in the file stay. A value that does not hold changes nothing. Models are changed
-        in the file itself.
+        Comments in the file stay. A value that does not hold changes nothing. Models and
+        adapters are changed in the file itself.
         """
         key = _key(path)
         if value is not None:
@@ -124,19 +125,19 @@ class ConfigMethods:
 def _key(path: str) -> str:
     section, _, name = path.partition(".")
     known_section(section, "path")
-    if section == "models" or not name:
+    if section in TABLES or not name:
         raise BadRequest("only single keys can be set", param="path")
     return known_key(section, name, "path")
 
 
 def _names(path: str | None) -> list[str]:
-    every = [*all_keys(), "models"]
+    every = [*all_keys(), *TABLES]
     if path is None:
         return every
     section, _, name = path.partition(".")
     known_section(section, "path")
-    if section == "models":
-        return ["models"]
+    if section in TABLES:
+        return [section]
     if name:
         return [known_key(section, name, "path")]
     return [key for key in every if key.startswith(f"{section}.")]

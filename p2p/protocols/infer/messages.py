@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, cast
 
-from r3mes.config.schema import MODELS_CAP, NAME
+from r3mes.config.schema import MODELS_CAP, OFFERED
 from r3mes.errors import WireError
 from r3mes.ids import ModelHash
 from r3mes.p2p.wire import Value, pack, unpack
@@ -310,7 +310,7 @@ class _Fields:
     def name(self) -> str:
         """Of a model; it ends up on terminals and in headers, so it is what a config may say."""
         value = self._next(str)
-        if not re.fullmatch(NAME, value):
+        if not re.fullmatch(OFFERED, value):
             raise WireError("a message holds a model's name with characters that no name has")
         return value
 
