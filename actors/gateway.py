@@ -75,7 +75,8 @@ class ChatRequest:
     Args:
         max_tokens: most tokens to write; None for as many as fit.
         seed: of the sampling; None for a fresh one.
-        min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, logprobs: as
+        min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, logprobs,
+            grammar_kind, grammar: as
             `r3mes.actors.requests.job.InferJob` has them.
         key_id: the API key that it came with, for its usage; None from elsewhere.
         request_id: names it while it is under way; made if it is empty.
@@ -95,6 +96,8 @@ class ChatRequest:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = 0
+    grammar_kind: str = ""
+    grammar: str = ""
     key_id: str | None = None
     request_id: str = ""
 
@@ -501,4 +504,6 @@ def _job(request: ChatRequest) -> InferJob:
         repetition_penalty=request.repetition_penalty,
         logit_bias=request.logit_bias,
         logprobs=request.logprobs,
+        grammar_kind=request.grammar_kind,
+        grammar=request.grammar,
     )

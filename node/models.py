@@ -81,6 +81,8 @@ class OwnModels:
                 repetition_penalty=job.repetition_penalty,
                 logit_bias=job.logit_bias,
                 logprobs=job.logprobs,
+                grammar_kind=job.grammar_kind,
+                grammar=job.grammar,
             ),
             deadline_s=deadline_s,
         )

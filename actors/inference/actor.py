@@ -45,6 +45,7 @@ from r3mes.actors.inference.upstream.keeper import UpstreamKeeper
 from r3mes.actors.kernel.actor import Actor
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
 from r3mes.errors import (
+    BadRequest,
     EngineCrashed,
     EngineError,
     ModelInvalid,
@@ -449,11 +450,12 @@ class ModelActor(Actor[Message]):
         match report:
             case Wrote():
                 self._wrote(report)
-            case Ended(id=ticket_id, reason=reason):
+            case Ended(id=ticket_id, reason=reason, why=why):
                 if ticket := self._running.pop(ticket_id, None):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
                     self._suspects.clear(ticket.start)
-                    ticket.end(reason)
+                    refused = BadRequest(why) if reason == "refused" else None
+                    ticket.end("" if refused else reason, refused)
                     self._ended(ticket)
                 self._dispatch()
             case Pong(gpu_bytes=gpu_bytes):

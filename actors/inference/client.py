@@ -225,7 +225,8 @@ class InferenceClient:
         deadline = trio.current_time() + deadline_s
         _check(job, ready.vocabulary)
         prompt = await ready.text.prompt(job.messages)
-        start = _start(job, prompt, ready)
+        grammar = await ready.text.grammar(job.grammar_kind, job.grammar)
+        start = _start(job, prompt, ready, grammar)
         writer = await ready.text.writer(job.stop, job.emitted)
         ticket = Ticket(start, deadline, adapter, job.messages)
         withdraw = partial(_withdraw, mailbox, ticket)
@@ -269,7 +270,7 @@ def _ready(name: str, board: Board) -> Ready:
     raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
 
 
-def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
+def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready, grammar: str) -> Start:
     return Start(
         id=next(_numbers),
         prompt=pack_ids(prompt),
@@ -288,6 +289,7 @@ def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready) -> Start:
         bias=pack_ids([token for token, _ in job.logit_bias]),
         biases=tuple(bias for _, bias in job.logit_bias),
         logprobs=job.logprobs,
+        grammar=grammar,
     )
 
 

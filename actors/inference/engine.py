@@ -11,7 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from r3mes.actors.inference.sampling import Sampling
+from r3mes.actors.inference.sampling import Logits, Sampling
+
+
+class Guide(Protocol):
+    """Says which tokens may come next; `r3mes.actors.inference.guide.Guide` is one."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing may follow."""
+
+    def allowed(self, logits: Logits) -> Logits:
+        """The logits of the tokens that may come next, all others -inf; `BadRequest` if none."""
+
+    def take(self, token: int) -> None:
+        """The answer goes on with ``token``; raises `BadRequest` if that is too complex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,7 @@ class Job:
         adapter: the number of one that was loaded; 0 for the model as it is.
         owner: who asked; what was kept of one's prompts serves nobody else.
         logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
+        guide: what the answer must look like; it is moved along, so each job has its own.
     """
 
     id: int
@@ -38,6 +53,7 @@ class Job:
     adapter: int = 0
     owner: bytes = b""
     logprobs: int = 0
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +63,10 @@ class Event:
     Args:
         position: of the first of ``ids``, counted from the first token after the prompt.
         ids: new tokens; may be empty.
-        ended: ``stop``, ``length`` or ``cancelled`` when this was the last; else empty.
+        ended: ``stop``, ``length``, ``cancelled`` or ``refused`` if this was the last; else empty.
         logprobs: of each of ``ids``, as `r3mes.actors.inference.logprobs` packs them, so that those
             of two events can be joined; empty if they were not asked for.
+        why: it is ``refused``.
     """
 
     id: int
@@ -57,6 +74,7 @@ class Event:
     ids: tuple[int, ...] = ()
     ended: str = ""
     logprobs: bytes = b""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

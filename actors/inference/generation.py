@@ -10,9 +10,9 @@ import msgspec
 import trio
 
 from r3mes.actors.inference.detokenise import Writer
-from r3mes.actors.inference.logprobs import records_of
 from r3mes.actors.inference.protocol import Start
 from r3mes.actors.inference.shelf import Shelved
+from r3mes.actors.inference.spelling import Spelling, records_of
 from r3mes.errors import R3mesError
 
 CHUNK_S = 0.03
@@ -35,6 +35,8 @@ class GenerateJob:
         min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias: see
             `r3mes.actors.inference.sampling.Sampling`.
         logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
+        grammar_kind, grammar: what the answer must look like, as
+            `r3mes.actors.requests.job.InferJob` has them.
     """
 
     model: str
@@ -52,6 +54,8 @@ class GenerateJob:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = 0
+    grammar_kind: str = ""
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Generation:
         ticket: Ticket,
         writer: Writer,
         withdraw: Callable[[], None],
-        spell: Callable[[int], bytes],
+        spell: Spelling,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.finish_reason = ""

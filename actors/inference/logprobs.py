@@ -1,17 +1,16 @@
-"""Log-probabilities: computed in the worker from the model's own logits, named in the daemon.
+"""Log-probabilities, computed in the worker from the model's own logits.
 
 They are those of the model, before bias, penalties, temperature and grammar, as vLLM tells them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from r3mes.actors.inference.sampling import Logits
-from r3mes.actors.requests.logprobs import LEAST, Logprob, encode_record
+from r3mes.actors.requests.logprobs import LEAST
 
 PAIR: Final = np.dtype([("id", "<u4"), ("value", "<f4")])
 """What the worker tells of one token, so packed that those of several tokens just follow."""
@@ -43,18 +42,3 @@ def _highest(logits: np.ndarray[tuple[int], np.dtype[np.float64]], count: int) -
     among = np.flatnonzero(logits >= least)
     order = np.argsort(-logits[among], kind="stable")
     return [int(one) for one in among[order][:count]]
-
-
-def records_of(packed: bytes, count: int, spell: Callable[[int], bytes]) -> tuple[bytes, ...]:
-    """What the worker told as records for the wire, one for each token.
-
-    Args:
-        packed: pairs.
-        count: of them for each token.
-        spell: the bytes of a token.
-    """
-    pairs = np.frombuffer(packed, PAIR).reshape(-1, count)
-    return tuple(
-        encode_record([Logprob(spell(int(one["id"])), float(one["value"])) for one in row])
-        for row in pairs
-    )

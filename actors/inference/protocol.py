@@ -101,6 +101,8 @@ class Start(_Message, frozen=True, tag=4):
         adapter: the number of one that is loaded; 0 for the model as it is.
         bias: packed token ids, each with its bias in ``biases``.
         logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
+        grammar: that the answer follows, as `r3mes.actors.inference.grammar` compiles it; empty if
+            it is free.
     """
 
     id: int
@@ -120,6 +122,7 @@ class Start(_Message, frozen=True, tag=4):
     bias: bytes = b""
     biases: tuple[float, ...] = ()
     logprobs: int = 0
+    grammar: str = ""
 
 
 class Cancel(_Message, frozen=True, tag=5):
@@ -143,10 +146,11 @@ class Wrote(_Message, frozen=True, tag=6):
 
 
 class Ended(_Message, frozen=True, tag=7):
-    """No more tokens: ``stop``, ``length`` or ``cancelled``."""
+    """No more tokens: ``stop``, ``length`` or ``cancelled``; ``refused`` says ``why``."""
 
     id: int
     reason: str
+    why: str = ""
 
 
 class Ping(_Message, frozen=True, tag=8):

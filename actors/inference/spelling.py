@@ -9,9 +9,12 @@ a space and its byte tokens.  A tokenizer of another kind is spelled by its voca
 from __future__ import annotations
 
 import re
+import struct
 from functools import cache
 
 from tokenizers import Tokenizer
+
+from r3mes.actors.requests.logprobs import Logprob, encode_record
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -34,6 +37,18 @@ class Spelling:
         elif single := _BYTE.fullmatch(text):
             return bytes.fromhex(single[1])
         return text.replace(_SPACE, " ").encode()
+
+
+def records_of(packed: bytes, count: int, spell: Spelling) -> tuple[bytes, ...]:
+    """Log-probabilities that the worker told, as records for the wire: one for each token.
+
+    Args:
+        packed: pairs of token id and log-probability, see `r3mes.actors.inference.logprobs`.
+        count: of them for each token.
+        spell: names the tokens.
+    """
+    entries = [Logprob(spell(token), value) for token, value in struct.iter_unpack("<If", packed)]
+    return tuple(encode_record(entries[at : at + count]) for at in range(0, len(entries), count))
 
 
 @cache

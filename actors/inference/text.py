@@ -9,6 +9,7 @@ import trio
 from tokenizers import Tokenizer
 
 from r3mes.actors.inference.detokenise import Writer
+from r3mes.actors.inference.grammar import compiled
 from r3mes.actors.inference.interrupt import run_interruptibly
 from r3mes.actors.inference.protocol import Loaded
 from r3mes.actors.inference.spelling import Spelling
@@ -57,6 +58,23 @@ class Text:
             raise BadRequest(
                 f"the prompt was not made in {RENDER_TIMEOUT:g} s by the model's chat template",
                 param="messages",
+            ) from None
+
+    async def grammar(self, kind: str, source: str) -> str:
+        """The grammar in the form that the worker follows; empty if ``kind`` is.
+
+        Raises:
+            BadRequest: it cannot be used.
+        """
+        if not kind:
+            return ""
+        try:
+            return await run_interruptibly(
+                partial(compiled, kind, source), timeout=RENDER_TIMEOUT, limiter=self._threads
+            )
+        except trio.TooSlowError:
+            raise BadRequest(
+                f"the {kind} was not compiled in {RENDER_TIMEOUT:g} s", param="grammar"
             ) from None
 
     async def writer(self, stops: Sequence[str], emitted: Sequence[int]) -> Writer:

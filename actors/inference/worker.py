@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeAlias
 from r3mes.actors.inference.adapter_intake import AdapterIntake
 from r3mes.actors.inference.choice import OPENVINO
 from r3mes.actors.inference.engine import Engine, Event, Job
+from r3mes.actors.inference.intake import Intake, Prepared
 from r3mes.actors.inference.loaded import loaded_as
 from r3mes.actors.inference.protocol import (
     AdapterPart,
@@ -37,9 +38,7 @@ from r3mes.actors.inference.protocol import (
     decode_command,
     frame,
     pack_ids,
-    unpack_ids,
 )
-from r3mes.actors.inference.sampling import Sampling
 from r3mes.actors.inference.sandbox import confine
 from r3mes.errors import EngineError
 
@@ -50,6 +49,8 @@ NICE = 5
 SMALL = 50_000_000
 """Parameters up to which one thread is best: threads that meet after each small product cost more
 than they save, and twenty times so when other programs want the same cores."""
+
+Inbox: TypeAlias = "SimpleQueue[Command | Prepared]"
 
 OpenEngine: TypeAlias = Callable[[Load], tuple[Engine, Loaded]]
 """Loads the model; raises `EngineError`."""
@@ -66,7 +67,7 @@ def run(open_engine: OpenEngine) -> None:
     # Before any other thread starts: what is given up here, threads give up that start later.
     confine(Path(load.path), writable=Path(load.cache) if load.cache else None)
     os.nice(NICE)
-    inbox: SimpleQueue[Command] = SimpleQueue()
+    inbox: Inbox = SimpleQueue()
     threading.Thread(target=_queue, args=(incoming, inbox), daemon=True).start()
     try:
         engine, loaded = open_engine(load)
@@ -74,7 +75,7 @@ def run(open_engine: OpenEngine) -> None:
         _say(out, LoadFailed(error.kind.code, error.detail, error.do))
         return
     _say(out, loaded)
-    _serve(engine, inbox, out)
+    _serve(engine, Intake(loaded, inbox.put), inbox, out)
 
 
 def open_chosen(load: Load) -> tuple[Engine, Loaded]:
@@ -110,7 +111,7 @@ def _incoming() -> Iterator[Command]:
         yield from map(decode_command, unframer.feed(data))
 
 
-def _queue(incoming: Iterator[Command], inbox: SimpleQueue[Command]) -> None:
+def _queue(incoming: Iterator[Command], inbox: Inbox) -> None:
     """Queue commands as they come; when the daemon has gone, so has the worker."""
     for command in incoming:
         inbox.put(command)
@@ -144,7 +145,7 @@ class _Mouth:
                 self._begun.add(event.id)
             if event.ended:
                 self._begun.discard(event.id)
-                _say(self._out, Ended(event.id, event.ended))
+                _say(self._out, Ended(event.id, event.ended, event.why))
         if time.monotonic() - self._told_at >= TOGETHER_S:
             for job_id in list(self._kept):
                 self._tell_kept(job_id)
@@ -155,61 +156,43 @@ class _Mouth:
             self._told_at = time.monotonic()
 
 
-def _serve(engine: Engine, inbox: SimpleQueue[Command], out: BinaryIO) -> None:
+def _serve(engine: Engine, intake: Intake, inbox: Inbox, out: BinaryIO) -> None:
     """Obey what has come, then do one step; wait only when there is nothing to write."""
-    mouth, intake = _Mouth(out), AdapterIntake(engine.adapters)
+    mouth, adapters = _Mouth(out), AdapterIntake(engine.adapters)
     while True:
         while not inbox.empty() or not engine.capacity.running:
             command = inbox.get()
             if isinstance(command, LoadAdapter | AdapterPart | UnloadAdapter):
-                if (report := intake.take(command)) is not None:
+                if (report := adapters.take(command)) is not None:
                     _say(out, report)
             else:
-                _obey(engine, command, out, mouth)
+                _obey(engine, intake, command, out, mouth)
         mouth.tell(engine.step())
 
 
 def _obey(
-    engine: Engine, command: Load | Start | Cancel | Ping, out: BinaryIO, mouth: _Mouth
+    engine: Engine,
+    intake: Intake,
+    command: Load | Start | Prepared | Cancel | Ping,
+    out: BinaryIO,
+    mouth: _Mouth,
 ) -> None:
     match command:
-        case Start():
-            engine.start(_job(command, engine.numerics.stop_ids))
+        case Start() | Prepared():
+            made = intake.take(command) if isinstance(command, Start) else intake.prepared(command)
+            if isinstance(made, Job):
+                engine.start(made)
+            elif made is not None:
+                mouth.tell([made])
         case Cancel(id=job_id):
-            mouth.tell(engine.cancel(job_id))
+            unprepared = intake.cancel(job_id)
+            mouth.tell([unprepared] if unprepared else engine.cancel(job_id))
         case Ping(number=number):
             capacity = engine.capacity
             free_slots, gpu_bytes = capacity.free_slots, engine.gpu_bytes
             _say(out, Pong(number, capacity.running, free_slots, gpu_bytes))
         case Load():
             raise TypeError("a worker loads one model")
-
-
-def _job(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
-    return Job(
-        id=start.id,
-        prompt=unpack_ids(start.prompt),
-        emitted=unpack_ids(start.emitted),
-        sampling=_sampling(start),
-        max_new=start.max_new,
-        stop_ids=frozenset(own_stop_ids).union(unpack_ids(start.stop_ids)),
-        adapter=start.adapter,
-        logprobs=start.logprobs,
-    )
-
-
-def _sampling(start: Start) -> Sampling:
-    return Sampling(
-        temperature=start.temperature,
-        top_k=start.top_k,
-        top_p=start.top_p,
-        seed=start.seed,
-        min_p=start.min_p,
-        presence_penalty=start.presence_penalty,
-        frequency_penalty=start.frequency_penalty,
-        repetition_penalty=start.repetition_penalty,
-        bias=tuple(zip(unpack_ids(start.bias), start.biases, strict=True)),
-    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Every number has a bound, because each costs somebody memory or time.  Fields th
 the answer in a way that we cannot are refused by name; fields that we do not know are let pass
 and listed in ``x-r3mes-ignored``.
 
-Source: OpenAI API reference, "Create chat completion"; tools, response_format, audio left out;
-``top_k``, ``min_p`` and ``repetition_penalty`` are vLLM's.
+Source: OpenAI API reference, "Create chat completion"; tools and audio left out; ``top_k``,
+``min_p`` and ``repetition_penalty`` are vLLM's.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import BadRequest
+from r3mes.node.http.chat_form import ResponseFormat, StructuredOutputs
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
@@ -67,7 +68,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -147,6 +147,8 @@ class ChatBody(BaseModel):
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), Number] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -167,6 +169,7 @@ class ChatBody(BaseModel):
 
     def _request(self) -> ChatRequest:
         self._refuse_unsupported()
+        kind, grammar = self._form()
         return ChatRequest(
             model=self.model,
             messages=tuple(message.plain() for message in self.messages),
@@ -182,6 +185,8 @@ class ChatBody(BaseModel):
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             logit_bias=tuple(sorted((self.logit_bias or {}).items())),
             logprobs=self._logprobs(),
+            grammar_kind=kind,
+            grammar=grammar,
         )
 
     def ignored(self) -> str:
@@ -197,6 +202,19 @@ class ChatBody(BaseModel):
                     do=f"leave {name} out",
                     param=name,
                 )
+
+    def _form(self) -> tuple[str, str]:
+        """Kind and text of the grammar that the answer follows, both empty if it is free."""
+        kind, text = self.response_format.form() if self.response_format else ("", "")
+        if self.structured_outputs is None:
+            return kind, text
+        if kind:
+            raise BadRequest(
+                "response_format and structured_outputs both say what the answer looks like",
+                do="leave one out",
+                param="structured_outputs",
+            )
+        return self.structured_outputs.form()
 
     def _logprobs(self) -> int:
         """How many for each token, its own among them."""

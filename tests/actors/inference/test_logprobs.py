@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from r3mes.actors.inference.logprobs import PAIR, pairs_of, records_of
-from r3mes.actors.inference.spelling import Spelling
+from r3mes.actors.inference.logprobs import PAIR, pairs_of
+from r3mes.actors.inference.spelling import Spelling, records_of
 from r3mes.actors.requests.logprobs import LEAST, decode_record
 
 LOGITS = np.array([0.0, 2.0, 1.0, 2.0, -1.0], dtype=np.float32)
@@ -38,7 +38,8 @@ def test_impossible_and_strange_ones_have_a_number() -> None:
 
 def test_records_follow_one_another() -> None:
     packed = pairs_of(LOGITS, 0, 2) + pairs_of(LOGITS, 4, 2)
-    first, second = records_of(packed, 2, lambda token: b"<%d>" % token)
+    vocabulary = {f"<{token}>": token for token in range(5)}
+    first, second = records_of(packed, 2, Spelling(Tokenizer(models.WordLevel(vocabulary, "?"))))
     assert [one.token for one in decode_record(first, 2)] == [b"<0>", b"<1>"]
     (own, _) = decode_record(second, 2)
     assert own.token == b"<4>"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -18,7 +21,8 @@ from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.generation import GenerateJob
 from r3mes.actors.inference.source import find_model
-from r3mes.errors import ModelInvalid, ModelMissing, R3mesError
+from r3mes.actors.requests.logprobs import decode_record
+from r3mes.errors import BadRequest, ModelInvalid, ModelMissing, R3mesError
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +52,34 @@ async def test_a_real_model_answers_through_its_worker(
     assert (manifest.architecture, manifest.dtype) == ("Qwen3ForCausalLM", "bfloat16")
     assert answers[0] == answers[1] != answers[2]
     assert answers[0][0][11:] == generation.output_ids
+
+
+async def test_a_form_is_followed_in_the_worker_beside_free_answers(
+    serve: Serve, model_dir: Callable[..., Path]
+) -> None:
+    """Also from the middle, and a grammar that this model cannot follow ends its answer alone."""
+    form: dict[str, Any] = {"grammar_kind": "regex", "grammar": "[a-f]{9}-[0-9]{5}", "logprobs": 3}
+    texts: dict[str, str] = {}
+    async with serve(model_dir("qwen3", "bfloat16")) as client:
+
+        async def ask(name: str, job: GenerateJob) -> None:
+            async with client.generate(job, deadline_s=20) as generation:
+                chunks = [chunk async for chunk in generation]
+            texts[name] = "".join(chunk.text for chunk in chunks) + " " + generation.finish_reason
+            told = [record for chunk in chunks for record in chunk.logprobs]
+            assert len(told) == (len(generation.output_ids) if job.logprobs else 0)
+            assert all(len(decode_record(record, job.logprobs)) == 3 for record in told)
+
+        async with trio.open_nursery() as nursery:
+            asked = GenerateJob("tiny", HELLO, max_tokens=40, temperature=1.2, seed=7)
+            nursery.start_soon(ask, "free", asked)
+            nursery.start_soon(ask, "formed", replace(asked, **form))
+        lost = replace(asked, grammar_kind="grammar", grammar="start: <|nope|>")
+        with pytest.raises(BadRequest, match="cannot be followed"):
+            await ask("lost", lost)
+        await ask("free again", asked)
+    assert re.fullmatch("[a-f]{9}-[0-9]{5} stop", texts["formed"])
+    assert texts["free"] == texts["free again"]
 
 
 async def test_a_model_that_the_worker_refuses_is_a_visible_state(

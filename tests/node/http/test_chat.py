@@ -82,7 +82,28 @@ WRONG = [
     ("repetition_penalty", {"repetition_penalty": 11}),
     ("stop", {"stop": ["x"] * 5000}),
     ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-    ("response_format", {"response_format": {"type": "json_object"}}),
+    ("response_format", {"response_format": {"type": "xml"}}),
+    ("response_format", {"response_format": "json_object"}),
+    ("response_format", {"response_format": {"type": "json_schema"}}),
+    (
+        "response_format",
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "no name", "schema": {}},
+            }
+        },
+    ),
+    ("structured_outputs", {"structured_outputs": {}}),
+    ("structured_outputs", {"structured_outputs": {"regex": 5}}),
+    ("structured_outputs", {"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+    ("structured_outputs", {"structured_outputs": {"choice": []}}),
+    ("structured_outputs", {"structured_outputs": {"json": 5}}),
+    ("structured_outputs", {"structured_outputs": {"structural_tag": {}}}),
+    (
+        "structured_outputs",
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+    ),
 ]
 
 
@@ -167,6 +188,35 @@ async def test_defaults(api: Api, chat: Body) -> None:
     (request,) = api.gateway.requests
     assert (request.max_tokens, request.temperature, request.top_p) == (None, 1.0, 1.0)
     assert (request.seed, request.stop) == (None, ())
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"const": "ä\ud83d"}}}
+FORMS = [
+    ({"response_format": {"type": "text"}}, "", ""),
+    ({"response_format": {"type": "json_object"}}, "json_object", ""),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {
+            "name": "a", "strict": True, "schema": SCHEMA}}},
+        "json_schema",
+        json.dumps(SCHEMA),
+    ),
+    ({"structured_outputs": {"json": SCHEMA}}, "json_schema", json.dumps(SCHEMA)),
+    ({"structured_outputs": {"json": "{}"}}, "json_schema", "{}"),
+    ({"structured_outputs": {"json_object": True}}, "json_object", ""),
+    ({"structured_outputs": {"regex": "a+"}}, "regex", "a+"),
+    ({"structured_outputs": {"choice": ["a", "b"]}}, "choice", '["a", "b"]'),
+    ({"structured_outputs": {"grammar": "start: x"}}, "grammar", "start: x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "kind", "grammar"), FORMS, ids=str)
+async def test_the_form_of_an_answer(
+    api: Api, chat: Body, asked: Body, kind: str, grammar: str
+) -> None:
+    answer = await post(api, json.dumps({**chat, **asked}).encode())
+    assert answer.status_code == 200, answer.text
+    (request,) = api.gateway.requests
+    assert (request.grammar_kind, request.grammar) == (kind, grammar)
 
 
 async def test_choices_have_seeds_that_follow_one_another(api: Api, chat: Body) -> None:
