@@ -112,10 +112,13 @@ class Watched:
         tell: told of the tokens and of the end.
         source: who asked.
         model: what was asked for, as far as it is known.
+        operation: in the words of OpenTelemetry, ``chat`` or ``embeddings``.
     """
 
-    def __init__(self, tell: Observer, source: Source, model: str = "") -> None:
-        self._tell, self.source, self.model = tell, source, model
+    def __init__(
+        self, tell: Observer, source: Source, model: str = "", *, operation: str = "chat"
+    ) -> None:
+        self._tell, self.source, self.model, self._operation = tell, source, model, operation
         self.finish = ""
         self.prompt_tokens = self.completion_tokens = 0
         self._first_token_s: float | None = None
@@ -155,13 +158,13 @@ class Watched:
             completion_tokens=self.completion_tokens,
         )
         self._tell(ended)
-        note(_facts(ended))
+        note(_facts(ended, self._operation))
 
 
-def _facts(ended: Ended) -> dict[str, Fact]:
+def _facts(ended: Ended, operation: str) -> dict[str, Fact]:
     """For the trace; names that begin with ``gen_ai`` are OpenTelemetry's."""
     facts: dict[str, Fact] = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": operation,
         "gen_ai.request.model": ended.model,
         "gen_ai.usage.input_tokens": ended.prompt_tokens,
         "gen_ai.usage.output_tokens": ended.completion_tokens,

@@ -21,7 +21,7 @@ import msgspec
 
 from r3mes.config.keys import TABLES, Key, keys_of, sections
 from r3mes.config.paths import config_file
-from r3mes.config.schema import MODELS_CAP, NAME, Config, Layer, Model
+from r3mes.config.schema import MODELS_CAP, NAME, Config, Embedding, Layer, Model
 from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
@@ -210,7 +210,9 @@ def _check_models(config: Config, origin: str) -> None:
             f"{origin}: a model cannot be called {unfit[0]!r}",
             do="give it a name of up to 128 letters, digits and ._/-",
         )
-    if twice := {name for name in names if names.count(name) > 1}:
+    embedding = embedding_name(config.embedding)
+    every = names if embedding is None else [*names, embedding]
+    if twice := {name for name in every if every.count(name) > 1}:
         raise ConfigError(
             f"{origin}: two models are called {min(twice)!r}",
             do="give one of them another name",
@@ -251,6 +253,13 @@ def _check_adapters(config: Config, origin: str) -> None:
 def served_name(model: Model) -> str:
     """What a model is called in the network."""
     return model.name or model.id.rstrip("/").rpartition("/")[2]
+
+
+def embedding_name(embedding: Embedding) -> str | None:
+    """What applications call the model for embeddings; None if there is none."""
+    if embedding.model is None:
+        return None
+    return embedding.name or embedding.model.rstrip("/").rpartition("/")[2]
 
 
 def _is_loopback(listen: str) -> bool:

@@ -215,6 +215,38 @@ class Adapter(Layer, frozen=True):
     ] = None  # fmt: skip
 
 
+class Embedding(Layer, frozen=True):
+    """The model that makes vectors of texts, for applications of this node; see `docs/http.md`."""
+
+    model: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        key("What to load: a directory or hub id of a model for sentence-transformers, with "
+            "safetensors weights; no embeddings if not set.",
+            "a path or a hub id, such as sentence-transformers/all-MiniLM-L6-v2"),
+    ] = None  # fmt: skip
+    name: Annotated[
+        Annotated[str, Meta(pattern=NAME)] | None,
+        key("What applications call it; the last part of `model` if not set.",
+            "up to 128 letters, digits and ._/-"),
+    ] = None  # fmt: skip
+    revision: Annotated[
+        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+    ] = None
+    max_context: Annotated[
+        int, key("Most tokens of a text, if the model does not take fewer.", ge=16, le=32_768)
+    ] = 2048
+    queue: Annotated[
+        int, key("Requests that may wait for it; more are refused.", ge=1, le=4096)
+    ] = 64
+    shortens: Annotated[
+        bool,
+        key(
+            "Whether applications may ask for shorter vectors: those of models that were trained "
+            "for it (Matryoshka) keep their meaning."
+        ),
+    ] = False
+
+
 PER_MINUTE = "0 to 1000000, 0 for no limit"
 
 
@@ -315,6 +347,7 @@ class Config(Layer, frozen=True):
     engine: Engine = msgspec.field(default_factory=Engine)
     models: tuple[Model, ...] = ()
     adapters: tuple[Adapter, ...] = ()
+    embedding: Embedding = msgspec.field(default_factory=Embedding)
     limits: Limits = msgspec.field(default_factory=Limits)
     wallet: Wallet = msgspec.field(default_factory=Wallet)
     log: Log = msgspec.field(default_factory=Log)

@@ -21,6 +21,8 @@ from r3mes.actors.doorway import Doorway
 from r3mes.actors.gateway import Gateway
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.inference.embedding.actor import EmbeddingActor
+from r3mes.actors.inference.embedding.client import EmbeddingClient
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.kernel.child import ChildSpec, Restart
 from r3mes.actors.kernel.mailbox import Mailbox
@@ -36,7 +38,7 @@ from r3mes.actors.router import Router, RouterClient
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
 from r3mes.actors.tracing import NO_TRACER, Tracer
-from r3mes.config.load import served_name
+from r3mes.config.load import embedding_name, served_name
 from r3mes.config.schema import Config, Otel
 from r3mes.errors import (
     DataDirLocked,
@@ -53,6 +55,7 @@ from r3mes.node.clock import ClockWatch, now_ms
 from r3mes.node.doctor.finding import Subject
 from r3mes.node.doors import Doors
 from r3mes.node.earnings import Earnings
+from r3mes.node.embedding import OwnEmbeddings, embedding_settings
 from r3mes.node.ending import Stop
 from r3mes.node.estimates import Estimates
 from r3mes.node.events import Events
@@ -80,6 +83,7 @@ from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.infer_embed import InferEmbed
 from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
@@ -145,6 +149,8 @@ class Node:
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
         self.inference = InferenceClient(self._actors)
+        settings = embedding_settings(config)
+        self._embedding_actor = EmbeddingActor(settings) if settings else None
         self._models = OwnModels(config.models, config.adapters, self.inference)
         self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
         self.active = Active()
@@ -188,6 +194,7 @@ class Node:
         self.stop = Stop()
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self._gateway = self._gateway_of()
+        self._embeddings = self._embeddings_of()
         self._rates = Rates(config.limits)
         self.rpc = self._rpc()
         self._allowed = Allowed(config.api.allowed_hosts, config.api.allowed_origins)
@@ -299,6 +306,7 @@ class Node:
             ModelAdapters(Adapters(inference), drain_seconds=config.limits.drain_seconds),
             InferMethods(self._gateway, self.active, estimates),
             InferStream(self._gateway),
+            InferEmbed(self._gateway, self._embeddings),
             WalletMethods(config, self.vault),
             EarnMethods(self.earnings),
             KeyMethods(self.keyring, self.ledger),
@@ -338,6 +346,17 @@ class Node:
             tracer=self._tracer,
         )
 
+    def _embeddings_of(self) -> OwnEmbeddings:
+        actor = self._embedding_actor
+        return OwnEmbeddings(
+            EmbeddingClient(actor) if actor else None,
+            shortens=self._config.embedding.shortens,
+            doorway=self._api_door,
+            active=self.active,
+            tell=self._observe,
+            tracer=self._tracer,
+        )
+
     def _api(self) -> HttpChild:
         api = self._config.api
         app = build_app(
@@ -352,6 +371,7 @@ class Node:
             key_file=api.key_file,
             heard=self._counting.answered,
             tracer=self._tracer,
+            embeddings=self._embeddings,
         )
         return HttpChild(
             app,
@@ -374,6 +394,7 @@ class Node:
                 self.store.mailbox,
                 self._router_mailbox,
                 *(actor.mailbox for actor in self._actors),
+                *([self._embedding_actor.mailbox] if self._embedding_actor else []),
             ],
             supervisors=lambda: (self.root, self.work, self.surface),
         )
@@ -386,6 +407,7 @@ class Node:
             stopping=self._doors.stopped,
             max_body_bytes=self._config.api.max_body_bytes,
             tracer=self._tracer,
+            embeddings=self._embeddings,
         )
         path = self._config.api.admin_socket or self._config.node.datadir / ADMIN_SOCKET
         return HttpChild(app, listen=f"unix:{path.absolute()}", drain_seconds=ADMIN_DRAIN_S)
@@ -414,6 +436,8 @@ class Node:
             ChildSpec(f"inference.{actor.settings.name}", actor.run, intake=actor.mailbox)
             for actor in self._actors
         ]
+        if embedding := self._embedding_actor:
+            models.append(ChildSpec("embedding", embedding.run, intake=embedding.mailbox))
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
         summary = ChildSpec("summary", self._summary.run)
@@ -488,7 +512,8 @@ class Node:
 def _names(config: Config) -> list[str]:
     """Of models and adapters: what may stand in a label of a metric."""
     adapters = [f"{one.model}:{one.name}" for one in config.adapters]
-    return [*map(served_name, config.models), *adapters]
+    embedding = embedding_name(config.embedding)
+    return [*map(served_name, config.models), *adapters, *([embedding] if embedding else [])]
 
 
 def _freeze() -> None:

@@ -29,6 +29,7 @@ from r3mes.actors.inference.protocol import (
     AdapterFailed,
     AdapterLoaded,
     Cancel,
+    Embedded,
     Ended,
     Loaded,
     LoadFailed,
@@ -464,6 +465,8 @@ class ModelActor(Actor[Message]):
                 self._shelf.heard(report)
             case Loaded() | LoadFailed():
                 raise EngineCrashed("the worker loaded twice")
+            case Embedded():
+                raise EngineCrashed("the worker embeds instead of writing")
             case _:
                 assert_never(report)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,9 @@ def hash_model(directory: Path) -> ModelHash:
     return hash_of(digests(directory))
 
 
-def digests(directory: Path) -> dict[str, str]:
-    """SHA-256, in hex, of each file that counts, sorted by name."""
-    names = {name for name in COUNTED if (directory / name).is_file()}
+def digests(directory: Path, counted: Iterable[str] = COUNTED) -> dict[str, str]:
+    """SHA-256, in hex, of the weights and of each other file that counts, sorted by name."""
+    names = {name for name in counted if (directory / name).is_file()}
     names |= {file.name for file in weight_files(directory)}
     return {name: _digest(directory / name) for name in sorted(names)}
 

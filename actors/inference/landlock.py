@@ -60,7 +60,8 @@ def _readable(model: Path) -> Iterator[Path]:
     yield Path(r3mes.actors.__file__).parent
     yield model
     if model.is_dir():
-        yield from model.iterdir()  # a hub snapshot holds links to files elsewhere
+        yield from model.glob("*")  # a hub snapshot holds links to files elsewhere
+        yield from model.glob("*/*")  # and so do the folders of a model for embeddings
 
 
 def _libraries() -> list[str]:

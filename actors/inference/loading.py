@@ -39,7 +39,7 @@ def load_model(directory: Path, *, device: str, dtype: str, max_context: int) ->
         EngineError: the device is not there.
     """
     check_model(directory)
-    chosen = _device(device)
+    chosen = choose_device(device)
     if dtype not in DTYPES:
         raise EngineError(f"{dtype!r} is not a precision", do=f"choose one of {', '.join(DTYPES)}")
     try:
@@ -50,11 +50,16 @@ def load_model(directory: Path, *, device: str, dtype: str, max_context: int) ->
     except EngineError:
         raise
     except Exception as error:
-        raise ModelInvalid(f"{directory} cannot be loaded: {_first_line(error)}") from error
+        raise ModelInvalid(f"{directory} cannot be loaded: {first_line(error)}") from error
     return LoadedModel(module, _numerics(module, tokenizer, chosen, max_context), text)
 
 
-def _device(wish: str) -> torch.device:
+def choose_device(wish: str) -> torch.device:
+    """The device asked for; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        EngineError: it is not there, or no such thing is.
+    """
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -125,12 +130,13 @@ def _numerics(module: Any, tokenizer: Any, device: torch.device, max_context: in
         device=str(device),
         context=min(context, max_context or context),
         vocabulary=module.get_input_embeddings().num_embeddings,
-        numeric_class=_numeric_class(device, dtype),
+        numeric_class=numeric_class(device, dtype),
         stop_ids=_stop_ids(module, tokenizer),
     )
 
 
-def _numeric_class(device: torch.device, dtype: str) -> str:
+def numeric_class(device: torch.device, dtype: str) -> str:
+    """What has to be alike for two machines to compute alike."""
     libraries = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return f"{libraries}, {_processor(device)}, {dtype}"
 
@@ -166,6 +172,7 @@ def _stop_ids(module: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(ids))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Kind and first line of a library's error, which may have pages."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -25,7 +25,13 @@ from r3mes.errors import EngineCrashed, WireError
 
 logger = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-P", "-m", "r3mes.actors.inference.worker")
+
+def python(module: str) -> tuple[str, ...]:
+    """What starts a worker that is a module of ours."""
+    return (sys.executable, "-P", "-m", module)
+
+
+COMMAND = python("r3mes.actors.inference.worker")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TZ")
 """Of the daemon's environment; everything else may hold secrets."""
 SET = {

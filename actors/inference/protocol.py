@@ -223,8 +223,32 @@ class AdapterFailed(_Message, frozen=True, tag=34):
     do: str
 
 
-Command: TypeAlias = Load | Start | Cancel | Ping | LoadAdapter | AdapterPart | UnloadAdapter
-Report: TypeAlias = Loaded | LoadFailed | Wrote | Ended | Pong | AdapterLoaded | AdapterFailed
+class Embed(_Message, frozen=True, tag=20):
+    """Make a vector of each row; a worker for embeddings takes this instead of `Start`.
+
+    Args:
+        id: chosen by the daemon, never used twice in one worker's life.
+        rows: packed token ids of each text.
+    """
+
+    id: int
+    rows: tuple[bytes, ...]
+
+
+class Embedded(_Message, frozen=True, tag=21):
+    """The vectors of an `Embed`, in its order: ``width`` numbers each, f32 little-endian."""
+
+    id: int
+    width: int
+    vectors: bytes
+
+
+Command: TypeAlias = (
+    Load | Start | Cancel | Ping | LoadAdapter | AdapterPart | UnloadAdapter | Embed
+)
+Report: TypeAlias = (
+    Loaded | LoadFailed | Wrote | Ended | Pong | AdapterLoaded | AdapterFailed | Embedded
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

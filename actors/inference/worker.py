@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, TypeVar
 
 from r3mes.actors.inference.adapter_intake import AdapterIntake
 from r3mes.actors.inference.choice import OPENVINO
@@ -23,6 +23,7 @@ from r3mes.actors.inference.protocol import (
     AdapterPart,
     Cancel,
     Command,
+    Embed,
     Ended,
     Load,
     LoadAdapter,
@@ -52,12 +53,20 @@ than they save, and twenty times so when other programs want the same cores."""
 
 Inbox: TypeAlias = "SimpleQueue[Command | Prepared]"
 
-OpenEngine: TypeAlias = Callable[[Load], tuple[Engine, Loaded]]
+E = TypeVar("E")
+Open: TypeAlias = Callable[[Load], tuple[E, Loaded]]
 """Loads the model; raises `EngineError`."""
+Serve: TypeAlias = Callable[[E, Loaded, Inbox, BinaryIO], None]
+"""Obeys what comes in and reports by `say`; never returns."""
 
 
-def run(open_engine: OpenEngine) -> None:
+def run(open_engine: Open[Engine]) -> None:
     """Load one model, then write answers until standard input ends."""
+    work(open_engine, _write_answers)
+
+
+def work(open_engine: Open[E], serve: Serve[E]) -> None:
+    """Be a worker: give up what it needs not, load one model, serve until standard input ends."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not end up between our frames
     incoming = _incoming()
@@ -72,9 +81,13 @@ def run(open_engine: OpenEngine) -> None:
     try:
         engine, loaded = open_engine(load)
     except EngineError as error:
-        _say(out, LoadFailed(error.kind.code, error.detail, error.do))
+        say(out, LoadFailed(error.kind.code, error.detail, error.do))
         return
-    _say(out, loaded)
+    say(out, loaded)
+    serve(engine, loaded, inbox, out)
+
+
+def _write_answers(engine: Engine, loaded: Loaded, inbox: Inbox, out: BinaryIO) -> None:
     _serve(engine, Intake(loaded, inbox.put), inbox, out)
 
 
@@ -118,7 +131,8 @@ def _queue(incoming: Iterator[Command], inbox: Inbox) -> None:
     os._exit(0)
 
 
-def _say(out: BinaryIO, report: Report) -> None:
+def say(out: BinaryIO, report: Report) -> None:
+    """Send a report whole."""
     data = frame(report)
     while data:
         data = data[out.write(data) :]
@@ -145,14 +159,14 @@ class _Mouth:
                 self._begun.add(event.id)
             if event.ended:
                 self._begun.discard(event.id)
-                _say(self._out, Ended(event.id, event.ended, event.why))
+                say(self._out, Ended(event.id, event.ended, event.why))
         if time.monotonic() - self._told_at >= TOGETHER_S:
             for job_id in list(self._kept):
                 self._tell_kept(job_id)
 
     def _tell_kept(self, job_id: int) -> None:
         if kept := self._kept.pop(job_id, None):
-            _say(self._out, kept)
+            say(self._out, kept)
             self._told_at = time.monotonic()
 
 
@@ -164,7 +178,7 @@ def _serve(engine: Engine, intake: Intake, inbox: Inbox, out: BinaryIO) -> None:
             command = inbox.get()
             if isinstance(command, LoadAdapter | AdapterPart | UnloadAdapter):
                 if (report := adapters.take(command)) is not None:
-                    _say(out, report)
+                    say(out, report)
             else:
                 _obey(engine, intake, command, out, mouth)
         mouth.tell(engine.step())
@@ -173,7 +187,7 @@ def _serve(engine: Engine, intake: Intake, inbox: Inbox, out: BinaryIO) -> None:
 def _obey(
     engine: Engine,
     intake: Intake,
-    command: Load | Start | Prepared | Cancel | Ping,
+    command: Load | Start | Prepared | Cancel | Ping | Embed,
     out: BinaryIO,
     mouth: _Mouth,
 ) -> None:
@@ -190,9 +204,9 @@ def _obey(
         case Ping(number=number):
             capacity = engine.capacity
             free_slots, gpu_bytes = capacity.free_slots, engine.gpu_bytes
-            _say(out, Pong(number, capacity.running, free_slots, gpu_bytes))
-        case Load():
-            raise TypeError("a worker loads one model")
+            say(out, Pong(number, capacity.running, free_slots, gpu_bytes))
+        case Load() | Embed():
+            raise TypeError("a worker loads one model, and writes with it")
 
 
 if __name__ == "__main__":

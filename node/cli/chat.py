@@ -115,7 +115,8 @@ def _client(config: Config, key: str | None) -> OpenAI:
 
 def _first_model(config: Config) -> str:
     """A model of this node if it has one, else any."""
-    models = get(config, "/v1/models")["data"]
+    listed = get(config, "/v1/models")["data"]
+    models = [model for model in listed if "embeddings" not in model["r3mes"]]
     if not models and (reasons := get(config, "/node/status")["reasons"]):
         raise NotReady(
             f"no model can be asked yet: {', '.join(reasons)}", do="`r3mes status` says what to do"

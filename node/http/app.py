@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -17,17 +18,19 @@ from starlette.types import ASGIApp
 
 from r3mes.actors.tracing import NO_TRACER, Tracer
 from r3mes.errors import BadRequest, ModelNotFound, NotFound, R3mesError
+from r3mes.node.embedding import NO_EMBEDDINGS, EmbeddingModel
 from r3mes.node.http.asgi import refusal
 from r3mes.node.http.auth import Admin, Auth, needs
 from r3mes.node.http.chat_answer import StreamedAnswer, WholeAnswer
 from r3mes.node.http.chat_request import ChatBody
 from r3mes.node.http.cors import Cors
 from r3mes.node.http.counted import Counted, Heard, unheard
+from r3mes.node.http.embedding import EmbeddingBody, VectorsAnswer
 from r3mes.node.http.errors import REFUSALS, as_r3mes_error, error_headers
 from r3mes.node.http.faults import bad_request
 from r3mes.node.http.guards import Allowed, BodyLimit, Origins, RequestId
 from r3mes.node.http.keyed_gateway import KeyedGateway
-from r3mes.node.http.ports import Gateway, Keyring, ModelEntry, NodeState
+from r3mes.node.http.ports import Embeddings, Gateway, Keyring, ModelEntry, NodeState
 from r3mes.node.http.rates import Rates
 from r3mes.node.http.traced import Traced
 from r3mes.node.rpc.dispatcher import Dispatcher
@@ -63,9 +66,10 @@ def build_app(
     heard: Heard = unheard,
     stopping: trio.Event | None = None,
     tracer: Tracer = NO_TRACER,
+    embeddings: Embeddings = NO_EMBEDDINGS,
 ) -> ASGIApp:
     """The node's HTTP application, for any ASGI server that runs on trio."""
-    app = build_routes(gateway, state, rpc, stopping)
+    app = build_routes(gateway, state, rpc, stopping, embeddings)
     allowed = allowed or Allowed()
     limited = Traced(BodyLimit(app, max_body_bytes), tracer)
     ours = Origins(limited, allowed)
@@ -82,14 +86,20 @@ def build_admin_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     stopping: trio.Event | None = None,
     tracer: Tracer = NO_TRACER,
+    embeddings: Embeddings = NO_EMBEDDINGS,
 ) -> ASGIApp:
     """The same routes for the admin socket: whoever may open it may do everything."""
-    limited = BodyLimit(build_routes(gateway, state, rpc, stopping), max_body_bytes)
+    app = build_routes(gateway, state, rpc, stopping, embeddings)
+    limited = BodyLimit(app, max_body_bytes)
     return RequestId(Admin(Traced(limited, tracer)))
 
 
 def build_routes(
-    gateway: Gateway, state: NodeState, rpc: Dispatcher, stopping: trio.Event | None = None
+    gateway: Gateway,
+    state: NodeState,
+    rpc: Dispatcher,
+    stopping: trio.Event | None = None,
+    embeddings: Embeddings = NO_EMBEDDINGS,
 ) -> FastAPI:
     """The routes alone, without the layers that guard them.
 
@@ -99,6 +109,7 @@ def build_routes(
         title="R3MES node", version=version("r3mes"), openapi_url=None, telemetry=NO_TELEMETRY
     )
     app.state.gateway, app.state.node, app.state.rpc = gateway, state, rpc
+    app.state.embeddings = embeddings
     app.state.sessions = Sessions(rpc, trio.Event() if stopping is None else stopping)
     for router in ROUTERS:
         app.include_router(router)
@@ -118,8 +129,14 @@ def _node(request: Request) -> NodeState:
     return node
 
 
+def _embeddings(request: Request) -> Embeddings:
+    embeddings: Embeddings = request.app.state.embeddings
+    return embeddings
+
+
 TheGateway = Annotated[KeyedGateway, Depends(_gateway)]
 TheNode = Annotated[NodeState, Depends(_node)]
+TheEmbeddings = Annotated[Embeddings, Depends(_embeddings)]
 
 
 @open_routes.get("/healthz")
@@ -156,18 +173,18 @@ async def status(node: TheNode) -> JSONResponse:
 
 
 @read_routes.get("/v1/models")
-async def models(gateway: TheGateway) -> dict[str, object]:
+async def models(gateway: TheGateway, embeddings: TheEmbeddings) -> dict[str, object]:
     """All models that can be asked for, here and at connected peers."""
-    return {"object": "list", "data": [_model(entry) for entry in await gateway.models()]}
+    return {"object": "list", "data": await _models(gateway, embeddings)}
 
 
 @read_routes.get("/v1/models/{model_id:path}")
-async def model(model_id: str, gateway: TheGateway) -> dict[str, object]:
+async def model(model_id: str, gateway: TheGateway, embeddings: TheEmbeddings) -> dict[str, object]:
     """One model by its id, which may contain slashes."""
     gateway.check(model_id)
-    for entry in await gateway.models():
-        if entry.id == model_id:
-            return _model(entry)
+    for entry in await _models(gateway, embeddings):
+        if entry["id"] == model_id:
+            return entry
     raise ModelNotFound(f"the model {model_id!r} is not served by a connected node", param="model")
 
 
@@ -181,6 +198,42 @@ async def chat_completions(body: ChatBody, request: Request, gateway: TheGateway
         return WholeAnswer(openings, headers)
     options = body.stream_options
     return StreamedAnswer(openings, headers, include_usage=bool(options and options.include_usage))
+
+
+@invoke_routes.post("/v1/embeddings")
+async def embeddings_of(
+    body: EmbeddingBody, request: Request, gateway: TheGateway, embeddings: TheEmbeddings
+) -> Response:
+    """Make vectors of texts, with this node's own model for that."""
+    gateway.check(body.model)
+    asked = replace(
+        body.request(),
+        key_id=request.scope["r3mes.key"].id,
+        request_id=request.scope["r3mes.request_id"],
+    )
+    headers = {"x-r3mes-ignored": body.ignored()} if body.ignored() else {}
+    return VectorsAnswer(partial(embeddings.embed, asked), headers, body.encoding_format)
+
+
+async def _models(gateway: KeyedGateway, embeddings: Embeddings) -> list[dict[str, object]]:
+    vectors = [one for one in embeddings.models() if gateway.allows(one.id, one.hash_hex)]
+    return [*map(_model, await gateway.models()), *map(_embedding_model, vectors)]
+
+
+def _embedding_model(model: EmbeddingModel) -> dict[str, object]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "local",
+        "r3mes": {
+            "hash": model.hash_hex,
+            "context": model.context,
+            "price_prompt": 0,
+            "price_completion": 0,
+            "embeddings": {"dimensions": model.dimensions, "shortens": model.shortens},
+        },
+    }
 
 
 def _model(entry: ModelEntry) -> dict[str, object]:

@@ -33,9 +33,13 @@ class KeyedGateway:
 
     async def models(self) -> Sequence[ModelEntry]:
         """Those that the key may ask."""
-        models = self._key.models
         found = await self._gateway.models()
-        return [one for one in found if models is None or {one.id, one.hash_hex} & set(models)]
+        return [one for one in found if self.allows(one.id, one.hash_hex)]
+
+    def allows(self, *names: str) -> bool:
+        """Whether the key may ask a model that is called by any of these."""
+        models = self._key.models
+        return models is None or not set(names).isdisjoint(models)
 
     def check(self, model: str) -> None:
         """See that the key may ask ``model``.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from r3mes.actors.gateway import ChatRequest
 from r3mes.actors.requests.logprobs import Logprob
+
+if TYPE_CHECKING:  # it brings numpy, and the command line looks at these protocols
+    from r3mes.node.embedding import Embedded, EmbeddingModel, EmbeddingRequest
 
 
 class Answer(Protocol):
@@ -67,6 +70,22 @@ class Gateway(Protocol):
 
     async def models(self) -> Sequence[ModelEntry]:
         """Every model that can be asked for, once, our own first."""
+        ...
+
+
+class Embeddings(Protocol):
+    """Makes vectors of texts, with this node's own model for that."""
+
+    def models(self) -> Sequence[EmbeddingModel]:
+        """The model, if there is one and it is ready."""
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        """The vectors of some texts; a cancel takes them off the queue.
+
+        Raises:
+            R3mesError: why there are none.
+        """
         ...
 
 

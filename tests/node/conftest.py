@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
+import numpy as np
 import pytest
 import trio
 
@@ -18,6 +19,7 @@ from r3mes.actors.requests.logprobs import Logprob
 from r3mes.config.schema import Limits
 from r3mes.errors import ContextLengthExceeded, ModelNotFound, Unauthenticated
 from r3mes.node.audit import FILE, _events, keep_audit_log
+from r3mes.node.embedding import Embedded, EmbeddingModel, EmbeddingRequest
 from r3mes.node.http import server
 from r3mes.node.http.app import build_app
 from r3mes.node.http.guards import Allowed
@@ -25,6 +27,7 @@ from r3mes.node.http.rates import Rates
 from r3mes.node.http.server import HttpServer
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods import NAMESPACES
+from r3mes.node.rpc.methods.infer_embed import InferEmbed
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.state import Check, Health, NodeInfo
@@ -162,6 +165,32 @@ class SmallGateway:
         return [SmallModel("org/tiny"), SmallModel("other")]
 
 
+class SmallEmbeddings:
+    """Embeds by counting; waits at ``hold`` first if there is one."""
+
+    def __init__(self) -> None:
+        self.requests: list[EmbeddingRequest] = []
+        self.hold: trio.Event | None = None
+        self.cancelled = trio.Event()
+
+    def models(self) -> list[EmbeddingModel]:
+        return [EmbeddingModel("org/vectors", "cd" * 32, 256, 3, shortens=True)]
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded:
+        self.requests.append(request)
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except trio.Cancelled:
+                self.cancelled.set()
+                raise
+        if request.model != "org/vectors":
+            raise ModelNotFound(f"{request.model!r} is not here", param="model")
+        rows = [[len(text), 0.1, -1e-9] for text in request.texts]
+        vectors = np.array(rows, np.float32)[:, : request.dimensions]
+        return Embedded("org/vectors", vectors, sum(map(len, request.texts)))
+
+
 STATUS = {
     "version": "0.1.0",
     "chain_id": "test-1",
@@ -230,6 +259,7 @@ class Api:
     rpc: Dispatcher
     server: HttpServer
     rates: Rates
+    embeddings: SmallEmbeddings
 
     @property
     def url(self) -> str:
@@ -265,8 +295,9 @@ def audited(tmp_path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
 @pytest.fixture
 async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setattr(server, "IDLE_SECONDS", 1.0)
-    gateway, state = SmallGateway(), SmallState()
-    rpc = Dispatcher(NodeMethods(state), *bare_namespaces(NodeMethods))
+    gateway, state, embeddings = SmallGateway(), SmallState(), SmallEmbeddings()
+    embed = InferEmbed(gateway, embeddings)
+    rpc = Dispatcher(NodeMethods(state), embed, *bare_namespaces(NodeMethods, InferEmbed))
     rates = Rates(UNLIMITED)
     app = build_app(
         gateway=gateway,
@@ -277,10 +308,11 @@ async def api(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         key_file=KEY_FILE,
         max_body_bytes=65536,
         allowed=Allowed(origins=[PAGE]),
+        embeddings=embeddings,
     )
     http = HttpServer(app, listen="127.0.0.1:0", drain_seconds=5)
     address = await nursery.start(http.run)
-    yield Api(address, gateway, state, rpc, http, rates)
+    yield Api(address, gateway, state, rpc, http, rates, embeddings)
     http.drain()
 
 

@@ -12,6 +12,7 @@ from r3mes.node.rpc.methods.diag import DiagMethods
 from r3mes.node.rpc.methods.diag_bundle import DiagBundle
 from r3mes.node.rpc.methods.earn import EarnMethods
 from r3mes.node.rpc.methods.infer import InferMethods
+from r3mes.node.rpc.methods.infer_embed import InferEmbed
 from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
@@ -33,6 +34,7 @@ NAMESPACES: tuple[type, ...] = (
     ModelAdapters,
     InferMethods,
     InferStream,
+    InferEmbed,
     WalletMethods,
     EarnMethods,
     KeyMethods,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import openai
 import pytest
 import trio
@@ -81,7 +83,8 @@ async def test_stream_async_with_usage(api: Api) -> None:
 
 async def test_models(api: Api) -> None:
     async with sdk(api) as client:
-        assert [model.id async for model in client.models.list()] == ["org/tiny", "other"]
+        listed = [model.id async for model in client.models.list()]
+        assert listed == ["org/tiny", "other", "org/vectors"]
         one: Any = await client.models.retrieve("org/tiny")
         assert one.owned_by == "local"
         assert one.r3mes["context"] == 512
@@ -156,3 +159,36 @@ async def test_going_away_cancels_the_answer(api: Api, stream: bool) -> None:
                 nursery.cancel_scope.cancel()
     with trio.fail_after(5):
         await api.gateway.cancelled.wait()
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+async def test_embeddings_in_each_encoding(api: Api, encoding: Any) -> None:
+    """None is the SDK's own default: it asks for base64 and decodes it itself."""
+    chosen = {} if encoding is None else {"encoding_format": encoding}
+    async with sdk(api) as client:
+        found = await client.embeddings.create(model="org/vectors", input=["Hi", "there"], **chosen)
+    assert [one.index for one in found.data] == [0, 1]
+    assert (found.model, found.usage.prompt_tokens, found.usage.total_tokens) == (
+        "org/vectors",
+        7,
+        7,
+    )
+    vectors: list[Any] = [one.embedding for one in found.data]
+    if encoding == "base64":
+        vectors = [np.frombuffer(base64.b64decode(one), "<f4").tolist() for one in vectors]
+    assert vectors[0] == pytest.approx([2, 0.1, -1e-9], rel=1e-6)
+
+
+@pytest.mark.parametrize("given", ["Hello", [1, 2, 3, 4, 5], [[1, 2, 3, 4, 5]], ["Hello"]])
+async def test_embeddings_of_each_form_of_input(api: Api, given: Any) -> None:
+    async with sdk(api) as client:
+        found = await client.embeddings.create(model="org/vectors", input=given, dimensions=2)
+    assert found.data[0].embedding == pytest.approx([5, 0.1])
+    assert api.embeddings.requests[0].dimensions == 2
+
+
+async def test_embeddings_of_a_model_that_is_not_there(api: Api) -> None:
+    async with sdk(api) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.embeddings.create(model="none", input="Hi")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
