@@ -15,9 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def arguments(what: str) -> argparse.Namespace:
-    """Parse ``--json`` and ``--quick`` into a namespace with ``json`` and ``quick``."""
+def arguments(what: str, **more: str) -> argparse.Namespace:
+    """Parse ``--json`` and ``--quick`` into a namespace with ``json`` and ``quick``.
+
+    Args:
+        what: the program does.
+        more: names of further options that take a text, and what they are for.
+    """
     parser = argparse.ArgumentParser(description=what)
+    for name, purpose in more.items():
+        parser.add_argument(f"--{name}", help=purpose)
     parser.add_argument(
         "--json", action="store_true", help="what happens anyway: the last line is JSON"
     )

@@ -1,0 +1,1 @@
+"""The engines of others: how they are installed and given our models."""
