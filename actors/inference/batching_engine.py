@@ -124,13 +124,14 @@ class BatchingEngine:
         began = time.perf_counter()
         last = self._last_rows(share)
         self._row_s = (time.perf_counter() - began) / sum(piece.rows for _, piece in share)
-        events = []
-        for (answer, piece), logits in zip(share, last, strict=False):
+        for answer, piece in share:  # all of them, before one that begins changes places
             answer.cached = piece.end
             self._seats.keep(answer, piece)
-            if piece.end == len(answer.tokens):
-                events.append(self._begin(answer, logits))
-        return events
+        return [
+            self._begin(answer, logits)
+            for (answer, piece), logits in zip(share, last, strict=False)
+            if piece.end == len(answer.tokens)
+        ]
 
     def _share(self, order: Sequence[Seated]) -> list[tuple[Seated, Piece]]:
         """The pieces that are read in this step."""

@@ -325,6 +325,15 @@ def test_a_last_token_alone_is_read_with_the_same_bits_as_among_others() -> None
     assert seen[0] == seen[1]
 
 
+def test_prompts_that_are_read_together_may_change_places_when_one_begins() -> None:
+    engine = batching(model_of("Llama"))
+    longer = LONG[: PIECE - 20]
+    expected = write(engine, job(1, longer))[1], write(engine, job(2, SHORT))[2]
+    for _ in range(2):  # in one of them the shorter comes first, and begins in the other's slot
+        written = write(engine, job(1, longer), job(2, SHORT))
+        assert (written[1], written[2]) == expected
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     engine = batching(model_of("Llama"))
     engine.start(job(9, max_new=CONTEXT - len(SHORT)))  # so that a step reads one piece only
