@@ -15,6 +15,11 @@ KEYS = {
     "churned churned_ok silent_sockets honest_dials honest_ok window_abuse_rss_mb pubsub_crashes",
     "http": "extra_ttft_p50_ms extra_total_ratio idle_streams idle_streams_mb status_command_s "
     "help_command_s",
+    "inference": "rows ratios ratios_by_load openvino_engine_ratio int8_ratio_batch1 "
+    "bandwidth_share_batch1 overload_goodput_ratio overload_late_work prefix_speedup "
+    "adapters_ratio",
+    "exact": "models prompts continuations logits_bit_equal tokens_equal in_batch "
+    "in_batch_bit_equal cost_ratio_1 cost_ratio_4 cost_ratio_16 numeric_class",
     "faults": "disk_full_not_ready_s disk_full_recovered_s lock_stall_ms overload_goodput_ratio "
     "overload_p99_ms shed_p99_ms drains drained_whole worker_stopped_restart_s acked_lost",
 }

@@ -125,7 +125,8 @@ def _request(endpoint: Endpoint, text: str) -> bytes:
 
 
 def _answer(asked_s: float, pieces: Sequence[tuple[float, bytes]]) -> Answer:
-    seen, tokens = [], 0
+    seen: list[float] = []
+    tokens = 0
     for when, event in _events(pieces):
         if event.get("usage"):
             tokens = event["usage"]["completion_tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -12,17 +13,18 @@ from typing import Any
 
 import httpx
 import trio
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.acked import chat, lost, receipt_id
 from benchmarks.daemons import Daemon, endless_model
+from benchmarks.histograms import look, quantile_between
 from benchmarks.report import say
 
 TOKENS = 192
 """Of each answer: long enough that asking costs little beside it."""
 TIMES_CAPACITY = 10
 SLOTS = 4
-DEADLINE_S = 30
+LAG = "r3mes_event_loop_lag_seconds"
+DEADLINE_S = 30.0
 """From a request until its answer must have begun."""
 
 
@@ -46,10 +48,13 @@ def overload(folder: Path, *, seconds: float) -> dict[str, Any]:
     limits = {"slots": SLOTS, "rpm_per_key": 0, "rpm_per_address": 0}
     node = Daemon(folder, models=models, limits=limits).start().wait_for_model("endless")
     try:
-        idle_ms = _loop_lag_p99_ms(node)
+        begun = look(node, LAG)
+        time.sleep(seconds / 6)
+        idle = look(node, LAG)
         before = trio.run(_capacity, node, seconds / 2)
+        quiet = look(node, LAG)
         crowd = trio.run(_crowd, node, before * TIMES_CAPACITY, seconds)
-        loaded_ms, late = _loop_lag_p99_ms(node), _late_work(node)
+        loaded, waited = look(node, LAG), look(node, "r3mes_queue_wait_seconds")
         after = trio.run(_capacity, node, seconds / 2)
     finally:
         node.end()
@@ -60,36 +65,14 @@ def overload(folder: Path, *, seconds: float) -> dict[str, Any]:
         "overload_p99_ms": round(_p99(crowd.answered_s) * 1000, 1),
         "overload_offered_per_s": round(before * TIMES_CAPACITY, 1),
         "overload_failed": len(crowd.failed),
-        "overload_late_work": late,
-        "loop_lag_idle_p99_ms": idle_ms,
-        "loop_lag_loaded_p99_ms": loaded_ms,
+        "overload_late_work": waited[math.inf] - waited[DEADLINE_S],
+        "loop_lag_idle_p99_ms": round(quantile_between(begun, idle, 0.99) * 1000, 2),
+        "loop_lag_loaded_p99_ms": round(quantile_between(quiet, loaded, 0.99) * 1000, 2),
         "shed": len(crowd.shed_s),
         "shed_p50_ms": round(statistics.median(crowd.shed_s or [0.0]) * 1000, 1),
         "shed_p99_ms": round(_p99(crowd.shed_s) * 1000, 1),
         "acked_lost": lost(folder, crowd.receipts),
     }
-
-
-def _loop_lag_p99_ms(node: Daemon) -> float:
-    """Of the event loop, lately."""
-    lag: float = node.get("/node/status").json()["loop_lag_p99_ms"]
-    return lag
-
-
-def _late_work(node: Daemon) -> int:
-    """Answers that were begun after their deadline."""
-    text = httpx.get(f"http://{node.running.metrics}/metrics", timeout=10).text
-    begun = in_time = 0.0
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == "r3mes_queue_wait_seconds_count":
-                begun += sample.value
-            elif (
-                sample.name == "r3mes_queue_wait_seconds_bucket"
-                and float(sample.labels["le"]) == DEADLINE_S
-            ):
-                in_time += sample.value
-    return int(begun - in_time)
 
 
 def _p99(values: list[float]) -> float:

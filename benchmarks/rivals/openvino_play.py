@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import openvino
 import openvino_genai  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 
