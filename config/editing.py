@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomlkit
@@ -34,6 +35,23 @@ def with_value(text: str, key: str, value: object) -> str:
         return tomlkit.dumps(document)
     except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key} cannot be set in this file: {error}") from None
+
+
+def with_model(text: str, values: Mapping[str, str]) -> str:
+    """``text`` with one more table in ``[[models]]``.
+
+    Raises:
+        ConfigError: the text is not TOML, or its models are not tables of their own.
+    """
+    try:
+        document = tomlkit.parse(text)
+        models = document.setdefault("models", tomlkit.aot())
+        table = tomlkit.table()
+        table.update(values)
+        models.append(table)
+        return tomlkit.dumps(document)
+    except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"the models in this file cannot be added to: {error}") from None
 
 
 def replace_file(path: Path, text: str) -> None:

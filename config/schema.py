@@ -133,13 +133,28 @@ class Engine(Layer, frozen=True):
     ] = None
 
 
+class Hub(Layer, frozen=True):
+    """Where models are pulled from."""
+
+    endpoint: Annotated[
+        str,
+        key("The Hugging Face hub, or a mirror that speaks its API.",
+            "a URL, such as https://huggingface.co", pattern=r"^https?://[^\s@/?#]+(/[^\s@?#]*)?\Z"),
+    ] = "https://huggingface.co"  # fmt: skip
+    token_file: Annotated[
+        Path | None,
+        key("File with a token for models that are not for everybody.", secret_file=True),
+    ] = None
+
+
 class Model(Layer, frozen=True):
     """One model that this node serves."""
 
     id: Annotated[
         str,
-        key("What to load: `builtin`, a directory with safetensors weights, or a hub id; with "
-            "`upstream_url` what that server calls the model.", min_length=1),
+        key("What to load: `builtin`, a directory with safetensors weights, a hub id, or a name "
+            "given by `r3mes models import`; with `upstream_url` what that server calls the model.",
+            min_length=1),
     ]  # fmt: skip
     name: Annotated[
         Annotated[str, Meta(pattern=NAME)] | None,
@@ -147,7 +162,8 @@ class Model(Layer, frozen=True):
             "up to 128 letters, digits and ._/-"),
     ] = None  # fmt: skip
     revision: Annotated[
-        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+        str | None,
+        key("Commit, branch or tag of the hub's repository; stays what it was when it was pulled."),
     ] = None
     engine: Annotated[
         Literal["auto", "torch", "openvino", "upstream"],
@@ -345,6 +361,7 @@ class Config(Layer, frozen=True):
     api: Api = msgspec.field(default_factory=Api)
     p2p: P2p = msgspec.field(default_factory=P2p)
     engine: Engine = msgspec.field(default_factory=Engine)
+    hub: Hub = msgspec.field(default_factory=Hub)
     models: tuple[Model, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     embedding: Embedding = msgspec.field(default_factory=Embedding)

@@ -23,6 +23,7 @@ from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.embedding.actor import EmbeddingActor
 from r3mes.actors.inference.embedding.client import EmbeddingClient
+from r3mes.actors.inference.pulls import Job, Pulls
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.kernel.child import ChildSpec, Restart
 from r3mes.actors.kernel.mailbox import Mailbox
@@ -64,6 +65,7 @@ from r3mes.node.http.app import build_admin_app, build_app
 from r3mes.node.http.child import HttpChild
 from r3mes.node.http.guards import Allowed
 from r3mes.node.http.rates import Rates
+from r3mes.node.jobs import Jobs, hub_of, job_shown, library_of, served_sources
 from r3mes.node.lan import Lan
 from r3mes.node.logs.levels import LogLevels
 from r3mes.node.logs.ring import RECENT
@@ -88,6 +90,7 @@ from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.model_adapters import ModelAdapters
+from r3mes.node.rpc.methods.model_jobs import ModelJobs
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
@@ -147,10 +150,16 @@ class Node:
         self.store = Store(config.node.datadir, on_commit=self._counting.committed)
         self.keyring = Keyring(self.store, now_ms=now_ms)
         self.ledger = Ledger(self.store, now_ms=now_ms)
-        self._actors = [ModelActor(model_settings(model, config)) for model in config.models]
+        self.pulls = Pulls(library_of(config), hub_of(config), tell=self._tell_job)
+        self._actors = [
+            ModelActor(model_settings(model, config), fetch=self.pulls.pulled)
+            for model in config.models
+        ]
         self.inference = InferenceClient(self._actors)
         settings = embedding_settings(config)
-        self._embedding_actor = EmbeddingActor(settings) if settings else None
+        self._embedding_actor = (
+            EmbeddingActor(settings, fetch=self.pulls.pulled) if settings else None
+        )
         self._models = OwnModels(config.models, config.adapters, self.inference)
         self._epoch, self._key, self._binding = secrets.token_bytes(8), key, b""
         self.active = Active()
@@ -249,6 +258,9 @@ class Node:
         self.watching.observe(event)
         self._summary.observe(event)
 
+    def _tell_job(self, job: Job) -> None:
+        self.events.publish("jobs", job_shown(job))
+
     def _hello(self) -> Hello:
         """While the wallet is locked nobody vouches for this node, and it offers nothing."""
         offers = self._models.offers() if self.vault.is_open else ()
@@ -304,6 +316,7 @@ class Node:
             NetMethods(self.peers),
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             ModelAdapters(Adapters(inference), drain_seconds=config.limits.drain_seconds),
+            ModelJobs(Jobs(self.pulls, served_sources(config))),
             InferMethods(self._gateway, self.active, estimates),
             InferStream(self._gateway),
             InferEmbed(self._gateway, self._embeddings),
@@ -438,6 +451,7 @@ class Node:
         ]
         if embedding := self._embedding_actor:
             models.append(ChildSpec("embedding", embedding.run, intake=embedding.mailbox))
+        pulls = ChildSpec("pulls", self.pulls.run)
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
         summary = ChildSpec("summary", self._summary.run)
@@ -445,7 +459,9 @@ class Node:
         watching = ChildSpec("events", self.watching.run)
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
-        return Supervisor("work", [*models, router, *lan, canary, clock, levels, watching, summary])
+        return Supervisor(
+            "work", [pulls, *models, router, *lan, canary, clock, levels, watching, summary]
+        )
 
     def _surface(self) -> Supervisor:
         """What answers programs; admin socket and metrics also while the API drains."""

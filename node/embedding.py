@@ -16,6 +16,7 @@ from r3mes.actors.tracing import NO_TRACER, Tracer, first_part
 from r3mes.config.load import embedding_name
 from r3mes.config.schema import Config
 from r3mes.errors import BadRequest, ModelNotFound
+from r3mes.node.models import LIBRARY
 
 DEADLINE_S = 60.0
 
@@ -182,6 +183,7 @@ def embedding_settings(config: Config) -> ModelSettings | None:
         name=name,
         source=embedding.model,
         revision=embedding.revision or "main",
+        library=config.node.datadir / LIBRARY,
         engine="torch",
         device="cuda" if config.engine.require == "cuda" else config.engine.device,
         dtype="float32",

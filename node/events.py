@@ -16,7 +16,7 @@ import trio
 
 from r3mes.errors import BadRequest
 
-Topic = Literal["status", "peers", "requests", "logs"]
+Topic = Literal["status", "peers", "requests", "jobs", "logs"]
 
 KEPT = 1000
 """Events of a topic that are kept; older ones are gone for whoever has not read them."""

@@ -17,6 +17,9 @@ from r3mes.errors import BadRequest
 from r3mes.ids import ModelHash
 from r3mes.p2p.protocols.infer import ModelOffer
 
+LIBRARY = "models"
+"""In the data directory: what was pulled."""
+
 
 class OwnModels:
     """The models of this node: what it offers, and how serving has them write."""
@@ -100,6 +103,7 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
     return ModelSettings(
         name=served_name(model),
         source=model.id,
+        library=config.node.datadir / LIBRARY,
         revision=model.revision or "main",
         engine=model.engine,
         upstream=_upstream(model),

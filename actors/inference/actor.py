@@ -22,7 +22,7 @@ import trio
 from r3mes.actors.inference.admission import Admission
 from r3mes.actors.inference.choice import Choice
 from r3mes.actors.inference.generation import Ticket
-from r3mes.actors.inference.keeper import Keeper
+from r3mes.actors.inference.keeper import Fetch, Keeper
 from r3mes.actors.inference.manifest import Manifest, manifest_of
 from r3mes.actors.inference.process import COMMAND
 from r3mes.actors.inference.protocol import (
@@ -192,13 +192,19 @@ class ModelActor(Actor[Message]):
     Args:
         settings: which model, and within which limits.
         command: the worker's program and arguments.
+        fetch: pulls a model that is not on this machine.
     """
 
-    def __init__(self, settings: ModelSettings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        command: Sequence[str] = COMMAND,
+        fetch: Fetch | None = None,
+    ) -> None:
         super().__init__(Mailbox(f"model {settings.name}", capacity=settings.queue + 16))
         self.settings = settings
         self.board = Board(settings.slots, Admission(settings.queue))
-        self._worker_command = command
+        self._worker_command, self._fetch = command, fetch
         self._suspects = Suspects()
         self._shelf = Shelf(
             settings.name,
@@ -331,7 +337,7 @@ class ModelActor(Actor[Message]):
     def _new_keeper(self) -> Keeper | UpstreamKeeper:
         if self.settings.upstream is not None:
             return UpstreamKeeper(self.settings, self.settings.upstream, self)
-        return Keeper(self.settings, self, self._worker_command)
+        return Keeper(self.settings, self, self._worker_command, self._fetch)
 
     def _load(self) -> None:
         if self.board.state == "unloading":

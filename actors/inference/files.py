@@ -111,7 +111,7 @@ def digests(directory: Path, counted: Iterable[str] = COUNTED) -> dict[str, str]
     """SHA-256, in hex, of the weights and of each other file that counts, sorted by name."""
     names = {name for name in counted if (directory / name).is_file()}
     names |= {file.name for file in weight_files(directory)}
-    return {name: _digest(directory / name) for name in sorted(names)}
+    return {name: digest(directory / name) for name in sorted(names)}
 
 
 def hash_of(files: Mapping[str, str]) -> ModelHash:
@@ -120,6 +120,7 @@ def hash_of(files: Mapping[str, str]) -> ModelHash:
     return ModelHash(hashlib.sha256(listing.encode()).digest())
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

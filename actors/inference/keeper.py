@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import trio
 
 from r3mes.actors.inference.choice import EXPORT, NONE, OPENVINO, Choice, choose
 from r3mes.actors.inference.files import check_model
 from r3mes.actors.inference.generation import Ticket
+from r3mes.actors.inference.library import Library, read_kept
 from r3mes.actors.inference.memory import free_bytes, has_gpu, needed_bytes
 from r3mes.actors.inference.openvino.place import export_place
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
 from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
 from r3mes.actors.inference.settings import ModelSettings
-from r3mes.actors.inference.source import find_model
+from r3mes.actors.inference.source import find_model, is_here
 from r3mes.errors import (
     REGISTRY,
     EngineCrashed,
@@ -44,6 +46,10 @@ WATCH_EVERY_S, PAUSED_S = 0.5, 3.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 60.0
 PROVEN_S = 30.0
 """A worker that lived so long after loading was a good one: the next starts without a pause."""
+
+
+Fetch: TypeAlias = Callable[[str, str], Awaitable[Path]]
+"""From an id of the hub and a revision to the directory with the files."""
 
 
 class Employer(Protocol):
@@ -71,12 +77,18 @@ class Keeper:
     Args:
         settings: which model, and within which limits.
         command: the worker's program and arguments.
+        fetch: pulls a model that is not on this machine; None if nobody does.
     """
 
     def __init__(
-        self, settings: ModelSettings, employer: Employer, command: Sequence[str] = COMMAND
+        self,
+        settings: ModelSettings,
+        employer: Employer,
+        command: Sequence[str] = COMMAND,
+        fetch: Fetch | None = None,
     ) -> None:
         self._settings, self._employer, self._command = settings, employer, command
+        self._fetch = fetch
         self._outbox: trio.MemorySendChannel[Command] | None = None
         self._worker: Worker | None = None
         self._speaking = trio.Lock()
@@ -134,7 +146,8 @@ class Keeper:
         """Run a worker until it fails; returns why."""
         failures: list[EngineError] = []
         try:
-            directory = await trio.to_thread.run_sync(self._find, abandon_on_cancel=True)
+            directory = await self.locate(self._settings.source, self._settings.revision)
+            await trio.to_thread.run_sync(self._check, directory, abandon_on_cancel=True)
             self.directory = directory
             self.choice = choose(self._settings, directory)
             self._employer.chosen(self.choice)
@@ -151,11 +164,23 @@ class Keeper:
             failures.append(EngineCrashed(f"no worker could be started: {group.exceptions[0]}"))
         return failures[0]
 
-    def _find(self) -> Path:
-        directory = find_model(self._settings.source, self._settings.revision)
+    async def locate(self, source: str, revision: str) -> Path:
+        """Where the files of a model or adapter are; pulled first if they are nowhere here.
+
+        Raises:
+            ModelMissing: there are none.
+            R3mesError: what the pull failed of.
+        """
+        library = Library(self._settings.library) if self._settings.library else None
+        look = partial(is_here, source, revision, library)
+        if self._fetch and not await trio.to_thread.run_sync(look, abandon_on_cancel=True):
+            return await self._fetch(source, revision)
+        find = partial(find_model, source, revision, library)
+        return await trio.to_thread.run_sync(find, abandon_on_cancel=True)
+
+    def _check(self, directory: Path) -> None:
         check_model(directory)
         self._check_memory(directory)
-        return directory
 
     def _check_memory(self, directory: Path) -> None:
         """Refuse what is sure not to fit; a GPU's memory is known to the worker only."""
@@ -223,6 +248,7 @@ class Keeper:
             report = await worker.receive()
         match report:
             case Loaded():
+                _check_files(directory, report)
                 return report
             case LoadFailed():
                 raise _load_error(report)
@@ -274,6 +300,18 @@ class Keeper:
                     f"the worker took {taken >> 20} MiB and may take {cap >> 20}",
                     do="raise engine.memory_bytes, or choose a smaller model or context",
                 )
+
+
+def _check_files(directory: Path, loaded: Loaded) -> None:
+    """Refuse a model that was pulled and is not any more what was pulled."""
+    if kept := read_kept(directory):
+        pulled = {name: file.sha256 for name, file in kept.manifest.files.items()}
+        wrong = [name for name, sha256 in loaded.files if pulled.get(name) != sha256]
+        if wrong:
+            raise ModelInvalid(
+                f"{wrong[0]} in {directory} is not what was pulled",
+                do=f"run `r3mes models rm {kept.manifest.model}` and pull it again",
+            )
 
 
 def _again(error: EngineError, losses: int, pause: float) -> EngineError:

@@ -50,6 +50,7 @@ class ModelSettings:
         name: under which it is served.
         source: ``builtin``, a directory, or a Hugging Face hub id.
         revision: of a hub id; a commit, branch or tag.
+        library: folder of the models that were pulled, see `r3mes.actors.inference.library`.
         engine: ``auto``, ``torch``, ``openvino`` or ``upstream``.
         upstream: the server that runs it; None for a worker of our own.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; one that is missing is an error.
@@ -71,6 +72,7 @@ class ModelSettings:
     name: str
     source: str
     revision: str = "main"
+    library: Path | None = None
     engine: str = "auto"
     upstream: UpstreamSettings | None = None
     device: str = "auto"

@@ -28,7 +28,6 @@ from r3mes.actors.inference.protocol import (
     UnloadAdapter,
 )
 from r3mes.actors.inference.settings import AdapterSettings
-from r3mes.actors.inference.source import find_model
 from r3mes.errors import (
     REGISTRY,
     EngineCrashed,
@@ -121,6 +120,9 @@ class Porter(Protocol):
 
     def spare_bytes(self) -> float:
         """Memory that the worker may still take."""
+
+    async def locate(self, source: str, revision: str) -> Path:
+        """Where the files of an adapter are; raises `ModelMissing`."""
 
 
 class Shelf:
@@ -267,12 +269,9 @@ class Shelf:
 
     async def _read(self, adapter: Shelved) -> AdapterFiles:
         settings = adapter.settings
-
-        def read() -> AdapterFiles:
-            adapter.directory = find_model(settings.source, settings.revision)
-            return read_adapter(adapter.directory)
-
-        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        directory = await self._porter().locate(settings.source, settings.revision)
+        adapter.directory = directory
+        return await trio.to_thread.run_sync(read_adapter, directory, abandon_on_cancel=True)
 
     def _check(self, adapter: Shelved, files: AdapterFiles, base: Manifest) -> None:
         files.check_base(base.hash)

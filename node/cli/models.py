@@ -1,19 +1,23 @@
-"""`r3mes models`: what can be asked for, where, and at which price; load and unload one's own."""
+"""`r3mes models`: what can be asked for, where, at which price; pull, load and unload one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from r3mes.config.load import served_name
+from r3mes.config.schema import Config
 from r3mes.node.cli import adapters, completion
 from r3mes.node.cli.api import call, get
 from r3mes.node.cli.everywhere import Command, Group
 from r3mes.node.cli.output import duration, show, show_json, size, table
 from r3mes.node.cli.session import session
+from r3mes.node.running import read_running
 
-app = typer.Typer(help="List models and prices; load and unload this node's own.", cls=Group)
+app = typer.Typer(help="List models and prices; pull, load and unload this node's own.", cls=Group)
 
 app.add_typer(adapters.app, name="adapters")
 
@@ -25,6 +29,7 @@ Model = Annotated[
 AnyModel = Annotated[
     str, typer.Argument(help="Name of a model.", autocompletion=completion.any_model)
 ]
+KEPT_HEAD = ("MODEL", "REVISION", "COMMIT", "SIZE", "FILES", "SERVED")
 HEAD = ("MODEL", "SERVED BY", "CONTEXT", "PROMPT/M", "ANSWER/M", "HASH")
 PS_HEAD = ("MODEL", "STATE", "ENGINE", "DEVICE", "MEMORY", "CONTEXT", "RUNNING", "WAITING", "IDLE")
 
@@ -53,6 +58,88 @@ def ps(context: typer.Context, json: Json = False) -> None:
         show(table(PS_HEAD, [_ps_row(process) for process in found]))
     else:
         show("This node has no model of its own. Name some as [[models]] in the configuration.")
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Id of the hub: owner/name.")],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    json: Json = False,
+) -> None:
+    """Pull a model from the hub; run again, it goes on where it stopped."""
+    from r3mes.node.cli import pulling
+
+    current = session(context)
+    pulling.pull(current.to_ask(), model, revision, json=json)
+    if not json:
+        chosen = "" if revision == "main" else f" --revision {revision}"
+        _next(current.to_ask(), model, f"r3mes models add {model}{chosen}")
+
+
+@app.command("import")
+def take_in(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="With config.json and safetensors weights.")],
+    name: Annotated[str | None, typer.Option(help="The directory's if left out.")] = None,
+    json: Json = False,
+) -> None:
+    """Copy a model from a directory into the node's own, and check it."""
+    from r3mes.node.cli import pulling
+
+    path, current = directory.expanduser().absolute(), session(context)
+    called = name or path.name
+    pulling.take_in(current.to_ask(), path, called, json=json)
+    if not json:
+        _next(current.to_ask(), called, f"r3mes models add {called}")
+
+
+@app.command("list", cls=Command)
+def list_kept(context: typer.Context, json: Json = False) -> None:
+    """List the models that were pulled or imported, served or not."""
+    found = _kept(session(context).to_ask())
+    if json:
+        show_json(found)
+    elif found:
+        show(table(KEPT_HEAD, [_kept_row(model) for model in found]))
+    else:
+        show("No model was pulled yet.   next: r3mes models pull OWNER/NAME")
+
+
+@app.command()
+def rm(context: typer.Context, model: Annotated[str, typer.Argument(help="As listed.")]) -> None:
+    """Delete a model that was pulled or imported and is not served."""
+    config = session(context).to_ask()
+    if read_running(config.node.datadir) is not None:
+        freed = call(config, "model_remove", patience_s=60.0, id=model)["freed_bytes"]
+    else:
+        from r3mes.node.jobs import check_unused, library_of, served_sources
+
+        check_unused(model, served_sources(config))
+        freed = library_of(config).remove(model)
+    show(f"{model} is deleted, {size(freed)} are free")
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Id of the hub, name, or directory.")],
+    name: Annotated[str | None, typer.Option(help="What it is called in the network.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+) -> None:
+    """Have the node serve a model: a table more in [[models]] of the configuration file."""
+    from r3mes.config.editing import replace_file, with_model
+
+    current = session(context)
+    text = current.file.read_text() if current.file.exists() else ""
+    chosen = {"id": model, "name": name, "revision": revision}
+    new = with_model(text, {key: value for key, value in chosen.items() if value is not None})
+    config = current.load_or_default(text=new).config
+    current.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_file(current.file, new)
+    running = read_running(config.node.datadir) is not None
+    when = "when the node is restarted" if running else "when the node starts: r3mes run"
+    show(f"{model} is in {current.file}, and served {when}")
 
 
 @app.command("show")
@@ -105,6 +192,36 @@ def verify(context: typer.Context, model: Model, json: Json = False) -> None:
             show(f"{how:<8} {name}")
     if not found["ok"]:
         raise typer.Exit(1)
+
+
+def _next(config: Config, source: str, command: str) -> None:
+    """Say what to do with a model that is there now."""
+    served = [served_name(model) for model in config.models if model.id == source]
+    show(f"next: r3mes models load {served[0]}" if served else f"next: {command}")
+
+
+def _kept(config: Config) -> list[dict[str, Any]]:
+    """By the running node, else by looking there."""
+    if read_running(config.node.datadir) is not None:
+        found: list[dict[str, Any]] = call(config, "model_kept")
+        return found
+    import msgspec
+
+    from r3mes.node.jobs import kept_shown, library_of, served_sources
+
+    served = served_sources(config)
+    return [msgspec.to_builtins(kept_shown(one, served)) for one in library_of(config).every()]
+
+
+def _kept_row(model: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        model["id"],
+        model["revision"],
+        model["commit"][:12],
+        size(model["bytes"]),
+        model["files"],
+        "yes" if model["configured"] else "no",
+    )
 
 
 def _row(model: Mapping[str, Any]) -> tuple[object, ...]:

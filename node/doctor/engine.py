@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import trio
 
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob
+from r3mes.actors.inference.library import Library
 from r3mes.actors.inference.probe import Probed, probe
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.source import is_here
@@ -63,10 +65,10 @@ async def models(subject: Subject) -> list[Finding]:
 
 async def _model(settings: ModelSettings) -> Finding:
     name = f"Model {settings.name}"
-    if settings.upstream is None and not await trio.to_thread.run_sync(
-        is_here, settings.source, settings.revision
-    ):
-        what = f"{settings.source} is fetched when the node starts; not tried"
+    library = Library(settings.library) if settings.library else None
+    look = partial(is_here, settings.source, settings.revision, library)
+    if settings.upstream is None and not await trio.to_thread.run_sync(look):
+        what = f"{settings.source} is pulled when the node starts; not tried"
         return Finding(name, "info", what)
     actor = ModelActor(settings)
     async with trio.open_nursery() as nursery:

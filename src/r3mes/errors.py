@@ -52,6 +52,7 @@
     + ModelInvalid        corrupt, pickled, or wants remote code
     + ModelUnloaded       the operator has put the model away
     + EngineCrashed       the worker died under this request
+    + HubUnreachable      where models are pulled from does not answer
     + ModelTooLarge       its weights do not fit into the memory that is free
   x ServiceError          the node as a service of systemd: a command of it failed
     + NoSystemd           this machine was not started by systemd
@@ -531,6 +532,14 @@ class EngineCrashed(EngineError):
 
     kind = Kind("R3-ENGINE-004", "engine_crashed", 503, -32073, 75,
                 "the inference worker died", "try again; the worker is restarted")
+
+
+class HubUnreachable(EngineError):
+    """Where models are pulled from cannot be reached, or speaks another language."""
+
+    kind = Kind("R3-ENGINE-008", "hub_unreachable", 502, -32077, 69,
+                "the hub that models are pulled from cannot be reached",
+                "check the network and hub.endpoint, then try again: a pull goes on where it was")
 
 
 class ModelTooLarge(EngineError):

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from r3mes.actors.inference.choice import Choice
 from r3mes.actors.inference.embedding.line import Batch, Line, Ticket
-from r3mes.actors.inference.keeper import Keeper
+from r3mes.actors.inference.keeper import Fetch, Keeper
 from r3mes.actors.inference.process import python
 from r3mes.actors.inference.protocol import Embed, Embedded, Loaded, Pong, Report, pack_ids
 from r3mes.actors.inference.settings import ModelSettings
@@ -101,11 +101,17 @@ class EmbeddingActor(Actor[Message]):
     Args:
         settings: which model, and within which limits; ``queue`` requests may wait.
         command: the worker's program and arguments.
+        fetch: pulls a model that is not on this machine.
     """
 
-    def __init__(self, settings: ModelSettings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        command: Sequence[str] = COMMAND,
+        fetch: Fetch | None = None,
+    ) -> None:
         super().__init__(Mailbox(f"embedding {settings.name}", capacity=settings.queue + 16))
-        self.settings, self._command = settings, command
+        self.settings, self._command, self._fetch = settings, command, fetch
         self.board = Board()
 
     @asynccontextmanager
@@ -116,7 +122,7 @@ class EmbeddingActor(Actor[Message]):
         self._tokens_per_s: float | None = None
         self._nascent: Ready | None = None
         self._number, self._device = 0, "cpu"
-        self._keeper = Keeper(self.settings, self, self._command)
+        self._keeper = Keeper(self.settings, self, self._command, self._fetch)
         self.board.turn("loading")
         try:
             async with trio.open_nursery() as nursery:

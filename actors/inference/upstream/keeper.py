@@ -73,7 +73,11 @@ class UpstreamKeeper:
 
     async def deliver(self, command: Command) -> None:
         """Adapters are not carried to a server that is not ours."""
-        raise EngineError("a model behind another server has no adapters of this node's")
+        raise _no_adapters()
+
+    async def locate(self, source: str, revision: str) -> Path:
+        """The same: there is nothing to look for."""
+        raise _no_adapters()
 
     def spare_bytes(self) -> float:
         return 0.0
@@ -181,3 +185,7 @@ class UpstreamKeeper:
                     async for _ in lines:
                         pass  # to its end, so that the connection serves again
         return reading.reason
+
+
+def _no_adapters() -> EngineError:
+    return EngineError("a model behind another server has no adapters of this node's")

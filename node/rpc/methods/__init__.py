@@ -17,6 +17,7 @@ from r3mes.node.rpc.methods.infer_stream import InferStream
 from r3mes.node.rpc.methods.key import KeyMethods
 from r3mes.node.rpc.methods.model import ModelMethods
 from r3mes.node.rpc.methods.model_adapters import ModelAdapters
+from r3mes.node.rpc.methods.model_jobs import ModelJobs
 from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
@@ -32,6 +33,7 @@ NAMESPACES: tuple[type, ...] = (
     NetMethods,
     ModelMethods,
     ModelAdapters,
+    ModelJobs,
     InferMethods,
     InferStream,
     InferEmbed,
