@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,6 +10,7 @@ from importlib.metadata import version
 import trio
 
 from r3mes.actors.inference.actor import Board
+from r3mes.actors.inference.choice import NONE, TORCH, missing_for
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.process import memory_bytes_of
 from r3mes.actors.kernel.canary import Canary
@@ -203,6 +204,7 @@ class State:
             "addrs": list(self._network.addrs),
             "uptime_s": round(trio.current_time() - self._started, 1),
             "reachability": {"verdict": "unknown"},
+            "engine": _engine(boards),
             "models": [_model(name, board) for name, board in self._inference.boards().items()],
             "load": {
                 "running": sum(board.running for board in boards),
@@ -239,6 +241,15 @@ def _check(name: str, problem: R3mesError | str | None) -> Check:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _engine(boards: Iterable[Board]) -> str:
+    """Which engines run models here, or why none does."""
+    chosen = [board.choice for board in boards if board.choice]
+    if running := sorted({choice.engine for choice in chosen} - {NONE}):
+        return ", ".join(running)
+    why = chosen[0].reason if chosen else missing_for(TORCH) or "no model is configured"
+    return f"none, because {why}"
 
 
 def _model(name: str, board: Board) -> dict[str, object]:

@@ -41,6 +41,8 @@ from r3mes.errors import (
 logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=R3mesError)
+LASTING = (ModelInvalid, EngineMissing)
+"""What stays so until somebody changes something, and then has the model loaded again."""
 
 WATCH_EVERY_S, PAUSED_S = 0.5, 3.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 60.0
@@ -135,11 +137,11 @@ class Keeper:
             proven = self.up and trio.current_time() - self._loaded_at > PROVEN_S
             self._outbox = self._worker = None
             pause, losses = (FIRST_PAUSE_S, 1) if proven else (pause, losses + 1)
-            if losses > 1 and not isinstance(error, ModelInvalid):
+            if losses > 1 and not isinstance(error, LASTING):
                 error = _again(error, losses, pause)
             logger.error("model %s: %s", self._settings.name, error)
             self._employer.lost(error)
-            await trio.sleep(inf if isinstance(error, ModelInvalid) else pause)
+            await trio.sleep(inf if isinstance(error, LASTING) else pause)
             pause = min(pause * 2, LAST_PAUSE_S)
 
     async def _one_worker(self) -> EngineError:

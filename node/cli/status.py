@@ -33,6 +33,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"Reach    {found['reachability']['verdict'].upper()}"
     for model in found["models"] or [None]:
         yield "Models   " + (_model(model) if model else "none of its own; requests go to peers")
+    if found["engine"].startswith("none"):
+        yield f"Engine   {found['engine']}"
     yield from others
 
 

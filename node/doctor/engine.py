@@ -8,12 +8,14 @@ from functools import partial
 import trio
 
 from r3mes.actors.inference.actor import ModelActor
+from r3mes.actors.inference.choice import TORCH, missing_for
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob
 from r3mes.actors.inference.library import Library
 from r3mes.actors.inference.probe import Probed, probe
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.source import is_here
+from r3mes.config.load import served_name
 from r3mes.config.schema import Config, Model
 from r3mes.errors import EngineError, R3mesError
 from r3mes.node.doctor.finding import Finding, Subject, failed
@@ -25,12 +27,28 @@ PATIENCE_S = 600.0
 
 async def engine(subject: Subject) -> list[Finding]:
     """What torch finds here."""
+    if missing := missing_for(TORCH):
+        return [_without_torch(missing, subject.config)]
     try:
         found = await trio.to_thread.run_sync(probe)
     except EngineError as error:
         do = "see that torch is installed for this Python, and that there is memory for it"
         return [Finding("Engine", "fail", error.detail, do)]
     return [_bf16(found), _gpu(found, subject.config), *_sandbox(found)]
+
+
+def _without_torch(missing: str, config: Config) -> Finding:
+    """Models need it, unless they have another engine; a node without models does not."""
+    what = f"none, because {missing}"
+    waiting = [served_name(one) for one in config.models if _needs_torch(one)]
+    if waiting:
+        do = "install torch and transformers, or name another engine: docs/engines.md"
+        return Finding("Engine", "fail", f"{what}; {waiting[0]} needs it", do)
+    return Finding("Engine", "info", f"{what}; requests go to peers and to other engines")
+
+
+def _needs_torch(model: Model) -> bool:
+    return model.upstream_url is None and model.engine in ("auto", "torch")
 
 
 def _bf16(found: Probed) -> Finding:
@@ -59,7 +77,8 @@ def _sandbox(found: Probed) -> Iterator[Finding]:
 
 async def models(subject: Subject) -> list[Finding]:
     """Each model that is configured, else the built-in one."""
-    tried = subject.config.models or (Model(id="builtin"),)
+    builtin = () if missing_for(TORCH) else (Model(id="builtin"),)
+    tried = subject.config.models or builtin
     return [await _model(model_settings(model, subject.config)) for model in tried]
 
 

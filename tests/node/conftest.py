@@ -198,6 +198,7 @@ STATUS = {
     "addrs": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWtest"],
     "uptime_s": 3700.0,
     "reachability": {"verdict": "unknown"},
+    "engine": "torch",
     "models": [
         {
             "name": "org/tiny",

@@ -9,8 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from r3mes.actors.inference.generation import Ticket
-from r3mes.actors.inference.protocol import unpack_ids
-from r3mes.actors.inference.upstream.dialects import Dialect, Question, Said
+from r3mes.actors.inference.protocol import Start, unpack_ids
+from r3mes.actors.inference.upstream.dialects import OPTIONS, Dialect, Question, Said
 from r3mes.actors.inference.upstream.retokenise import Retokeniser
 from r3mes.errors import BadRequest, EngineError, UpstreamFailed
 
@@ -28,8 +28,13 @@ def question_of(ticket: Ticket, model: str, dialect: Dialect, context: int) -> Q
     start = ticket.start
     if start.emitted and not dialect.by_ids:
         raise EngineError("the server behind the model cannot go on with another's answer")
-    if start.top_k and not dialect.ranks:
-        raise BadRequest("the server behind the model knows no top_k", param="top_k")
+    options = _options(start)
+    if unknown := [name for name in options if name not in dialect.takes]:
+        raise BadRequest(f"the server behind the model knows no {unknown[0]}", param=unknown[0])
+    if start.grammar:
+        raise BadRequest("another server follows no grammar", param="response_format")
+    if start.logprobs:
+        raise BadRequest("another server tells no logprobs", param="logprobs")
     return Question(
         model=model,
         ids=unpack_ids(start.prompt) + unpack_ids(start.emitted),
@@ -37,10 +42,24 @@ def question_of(ticket: Ticket, model: str, dialect: Dialect, context: int) -> Q
         max_new=start.max_new,
         temperature=start.temperature,
         top_p=start.top_p,
-        top_k=start.top_k,
+        options=options,
         seed=start.seed,
         context=context,
     )
+
+
+def _options(start: Start) -> dict[str, Any]:
+    """Those that say something."""
+    biases = zip(unpack_ids(start.bias), start.biases, strict=True)
+    said = {
+        "top_k": start.top_k,
+        "min_p": start.min_p,
+        "presence_penalty": start.presence_penalty,
+        "frequency_penalty": start.frequency_penalty,
+        "repetition_penalty": start.repetition_penalty,
+        "logit_bias": {str(token): by for token, by in biases},
+    }
+    return {name: value for name, value in said.items() if value != OPTIONS[name]}
 
 
 @dataclass(slots=True)

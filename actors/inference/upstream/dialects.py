@@ -15,6 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+OPTIONS = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "logit_bias": {},
+}
+"""What not every server knows, each with the value that says nothing."""
+PENALTIES = frozenset({"presence_penalty", "frequency_penalty"})
 SEED_BITS = 31
 """Of a seed for servers that take 32 bits, where all ones means another one each time."""
 
@@ -27,6 +37,7 @@ class Question:
         model: its name there.
         ids: the prompt with what was written before.
         messages: the same as a conversation, without what was written before.
+        options: those of `OPTIONS` that say something, all known to the server.
         context: most tokens of prompt and answer.
     """
 
@@ -36,7 +47,7 @@ class Question:
     max_new: int
     temperature: float
     top_p: float
-    top_k: int
+    options: Mapping[str, Any]
     seed: int
     context: int
 
@@ -61,8 +72,8 @@ class Dialect(Protocol):
     name: str
     by_ids: bool
     """It takes token ids, and so what was written before."""
-    ranks: bool
-    """It can take the ``top_k`` most probable tokens only."""
+    takes: frozenset[str]
+    """The options that it knows, of those in `OPTIONS`."""
 
     def path(self, base: str) -> str:
         """Where to ask, given the URL that ends in ``/v1``."""
@@ -89,7 +100,7 @@ def _reason(said: object) -> str:
 class Vllm:
     """vLLM; text instead of ids from versions before 0.10."""
 
-    name, by_ids, ranks = "vllm", True, True
+    name, by_ids, takes = "vllm", True, frozenset(OPTIONS)
 
     def path(self, base: str) -> str:
         return f"{base}/completions"
@@ -101,10 +112,10 @@ class Vllm:
             "max_tokens": question.max_new,
             "temperature": question.temperature,
             "top_p": question.top_p,
-            "top_k": question.top_k or -1,
             "seed": question.seed,
             "stream": True,
             "return_token_ids": True,
+            **question.options,
         }
 
     def hear(self, line: Mapping[str, Any], told: int) -> Said:
@@ -120,7 +131,7 @@ class Vllm:
 class Sglang:
     """SGLang, whose own seeds need a mode of their own; asked without."""
 
-    name, by_ids, ranks = "sglang", True, True
+    name, by_ids, takes = "sglang", True, frozenset(OPTIONS) - {"logit_bias"}
 
     def path(self, base: str) -> str:
         return f"{root(base)}/generate"
@@ -132,7 +143,7 @@ class Sglang:
                 "max_new_tokens": question.max_new,
                 "temperature": question.temperature,
                 "top_p": question.top_p,
-                "top_k": question.top_k or -1,
+                **question.options,
             },
             "stream": True,
         }
@@ -150,19 +161,22 @@ class Sglang:
 class LlamaCpp:
     """llama.cpp's server."""
 
-    name, by_ids, ranks = "llamacpp", True, True
+    name, by_ids, takes = "llamacpp", True, frozenset(OPTIONS)
 
     def path(self, base: str) -> str:
         return f"{root(base)}/completion"
 
     def body(self, question: Question) -> dict[str, object]:
+        options = {"top_k": 0, "min_p": 0.0, **question.options}  # its own defaults are others
         return {
             "prompt": question.ids,
             "n_predict": question.max_new,
             "temperature": question.temperature,
             "top_p": question.top_p,
-            "top_k": question.top_k,
-            "min_p": 0.0,
+            "repeat_penalty": options.pop("repetition_penalty", 1.0),
+            "repeat_last_n": -1,
+            "logit_bias": [[int(token), by] for token, by in options.pop("logit_bias", {}).items()],
+            **options,
             "seed": question.seed & ((1 << SEED_BITS) - 1),
             "stream": True,
             "return_tokens": True,
@@ -180,12 +194,13 @@ class LlamaCpp:
 class Ollama:
     """Ollama; told the context, for it would cut a longer prompt without a word."""
 
-    name, by_ids, ranks = "ollama", False, True
+    name, by_ids, takes = "ollama", False, frozenset(OPTIONS) - {"logit_bias"}
 
     def path(self, base: str) -> str:
         return f"{root(base)}/api/chat"
 
     def body(self, question: Question) -> dict[str, object]:
+        options = {"top_k": 0, "min_p": 0.0, **question.options}  # its own defaults are others
         return {
             "model": question.model,
             "messages": question.messages,
@@ -195,8 +210,9 @@ class Ollama:
                 "num_ctx": question.context,
                 "temperature": question.temperature,
                 "top_p": question.top_p,
-                "top_k": question.top_k,
                 "seed": question.seed & ((1 << SEED_BITS) - 1),
+                "repeat_penalty": options.pop("repetition_penalty", 1.0),
+                **options,
             },
         }
 
@@ -208,7 +224,7 @@ class Ollama:
 class OpenAi:
     """Whatever else is compatible with OpenAI's chat completions, another node for example."""
 
-    name, by_ids, ranks = "openai", False, False
+    name, by_ids, takes = "openai", False, PENALTIES
 
     def path(self, base: str) -> str:
         return f"{base}/chat/completions"
@@ -222,6 +238,7 @@ class OpenAi:
             "top_p": question.top_p,
             "seed": question.seed,
             "stream": True,
+            **question.options,
         }
 
     def hear(self, line: Mapping[str, Any], told: int) -> Said:

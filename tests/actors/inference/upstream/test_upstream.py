@@ -20,6 +20,7 @@ from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.builtin import MODEL_DIR
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob
+from r3mes.actors.inference.protocol import Start
 from r3mes.actors.inference.settings import ModelSettings, UpstreamSettings
 from r3mes.actors.inference.upstream import keeper as upstream_keeper
 from r3mes.actors.inference.upstream.meeting import upstream_hash
@@ -211,7 +212,20 @@ async def test_servers_of_text(
         else:
             with pytest.raises(BadRequest, match="top_k"):
                 await write(client, top_k=3)
+        with pytest.raises(BadRequest, match="logprobs"):
+            await write(client, logprobs=1)
+        with pytest.raises(BadRequest, match="grammar"):
+            await write(client, grammar_kind="json_object")
         assert actor.board.state == "ready"
+
+
+def test_no_option_is_passed_over() -> None:
+    """Whoever adds one to `Start` decides here what a server is told, or that it is refused."""
+    sent = {"prompt", "emitted", "temperature", "top_k", "top_p", "seed", "max_new", "min_p"}
+    sent |= {"presence_penalty", "frequency_penalty", "repetition_penalty", "bias", "biases"}
+    refused = {"logprobs", "grammar", "adapter"}
+    ours = {"id", "stop_ids"}
+    assert set(Start.__struct_fields__) <= sent | refused | ours
 
 
 async def test_hanging_up_ends_the_work_there(tokenizer_dir: Path) -> None:
