@@ -131,6 +131,11 @@ class Engine(Layer, frozen=True):
         Annotated[int, Meta(ge=64 * 1024 * 1024)] | None,
         key("Most memory the process may take; no cap if not set.", "bytes, 67108864 or more"),
     ] = None
+    idle_minutes: Annotated[
+        Annotated[float, Meta(ge=0.1, le=100_000)] | None,
+        key("A model that nobody asks for so long gives its memory back; the next request loads "
+            "it again. Never if not set.", "0.1 to 100000"),
+    ] = None  # fmt: skip
 
 
 class Hub(Layer, frozen=True):
@@ -191,6 +196,9 @@ class Model(Layer, frozen=True):
     price_completion: Annotated[
         int, key("Price of the answer, in uremes per million tokens.", ge=0, le=10**15)
     ] = 200_000
+    pinned: Annotated[
+        bool, key("It stays in memory, however long nobody asks for it and however short that is.")
+    ] = False
     max_context: Annotated[
         Annotated[int, Meta(ge=16)] | None,
         key("Most tokens of prompt and answer; the model's own limit if not set.", "16 or more"),

@@ -23,6 +23,7 @@ from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.embedding.actor import EmbeddingActor
 from r3mes.actors.inference.embedding.client import EmbeddingClient
+from r3mes.actors.inference.pressure import Pressure
 from r3mes.actors.inference.pulls import Job, Pulls
 from r3mes.actors.kernel.canary import Canary
 from r3mes.actors.kernel.child import ChildSpec, Restart
@@ -72,9 +73,10 @@ from r3mes.node.logs.ring import RECENT
 from r3mes.node.metrics.counting import Counting
 from r3mes.node.metrics.looking import Looking
 from r3mes.node.metrics.page import build_page
-from r3mes.node.models import OwnModels, model_settings
+from r3mes.node.models import OwnModels
 from r3mes.node.network import Network
 from r3mes.node.peers import Peers
+from r3mes.node.placing import placed_settings
 from r3mes.node.recent import Recent
 from r3mes.node.reload import Reload
 from r3mes.node.routes import Routes
@@ -152,8 +154,7 @@ class Node:
         self.ledger = Ledger(self.store, now_ms=now_ms)
         self.pulls = Pulls(library_of(config), hub_of(config), tell=self._tell_job)
         self._actors = [
-            ModelActor(model_settings(model, config), fetch=self.pulls.pulled)
-            for model in config.models
+            ModelActor(settings, fetch=self.pulls.pulled) for settings in placed_settings(config)
         ]
         self.inference = InferenceClient(self._actors)
         settings = embedding_settings(config)
@@ -452,6 +453,7 @@ class Node:
         if embedding := self._embedding_actor:
             models.append(ChildSpec("embedding", embedding.run, intake=embedding.mailbox))
         pulls = ChildSpec("pulls", self.pulls.run)
+        memory = ChildSpec("memory", Pressure(self.inference).run)
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
         canary = ChildSpec("canary", self.canary.run)
         summary = ChildSpec("summary", self._summary.run)
@@ -460,7 +462,7 @@ class Node:
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
         return Supervisor(
-            "work", [pulls, *models, router, *lan, canary, clock, levels, watching, summary]
+            "work", [pulls, *models, memory, router, *lan, canary, clock, levels, watching, summary]
         )
 
     def _surface(self) -> Supervisor:

@@ -52,7 +52,7 @@ class LocalModel:
         source: ``builtin``, a directory, or a hub id.
         revision: of a hub id.
         state: ``loading``, ``ready``, ``restarting`` (requests wait), ``failed``, ``unloading``
-            (answers in flight end) or ``unloaded``.
+            (answers in flight end), ``unloaded`` or ``resting`` (a request wakes it).
         why: it is not ready.
         engine: what runs it, ``none`` if nothing can; None until its files are found.
         engine_reason: why this engine.

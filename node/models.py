@@ -111,6 +111,8 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         dtype=config.engine.dtype,
         max_context=model.max_context,
         memory_bytes=config.engine.memory_bytes,
+        idle_s=None if config.engine.idle_minutes is None else config.engine.idle_minutes * 60,
+        pinned=model.pinned,
         slots=model.slots or config.limits.slots,
         queue=config.limits.queue,
         cache=config.node.datadir / "cache",

@@ -6,10 +6,14 @@ told at once; those that wait go on with the next worker.
 
 The operator may put the model away and take it out again.  While it is put away nothing new is
 taken; the answers in flight end whole, within a time, and then the worker goes with its memory.
+
+A model that nobody asks for may also be put to rest, by itself or when memory is short.  It is
+offered as before, and the next request wakes it and waits for it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -56,6 +60,12 @@ from r3mes.errors import (
     R3mesError,
 )
 
+logger = logging.getLogger(__name__)
+
+IDLE_LOOK_S = 10.0
+"""Between two looks at whether a model that is due to rest still has something to do."""
+WAKES = "ask it: the next request loads it again"
+
 
 @dataclass(frozen=True, slots=True)
 class Enqueue(Ask[None]):
@@ -74,6 +84,13 @@ class Withdraw:
 @dataclass(frozen=True, slots=True)
 class Load(Ask[None]):
     """Take the model out, or try again now if it failed; answered before it is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest(Ask[bool]):
+    """Give the memory back until somebody asks, if nobody does now; whether it was done."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +124,7 @@ class UnloadAdapter(Ask[None]):
     patience_s: float
 
 
-Message: TypeAlias = Enqueue | Withdraw | Load | Unload | LoadAdapter | UnloadAdapter
+Message: TypeAlias = Enqueue | Withdraw | Load | Rest | Unload | LoadAdapter | UnloadAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +146,9 @@ class Board:
         slots: answers that can be written at the same time.
         admission: who may wait.
         state: ``loading``, ``ready``, ``restarting`` (requests wait), ``failed``, ``unloading``
-            (answers in flight end) or ``unloaded``.
-        ready: set once a worker has loaded the model, kept while the next one starts.
+            (answers in flight end), ``unloaded`` or ``resting`` (a request wakes it).
+        pinned: it never rests.
+        ready: set once a worker has loaded the model, kept while it rests or the next one starts.
         directory: where the files are that were loaded last.
         choice: the engine and why; None until the files are found.
         error: why there is no worker now.
@@ -145,6 +163,7 @@ class Board:
 
     slots: int
     admission: Admission
+    pinned: bool = False
     state: str = "loading"
     ready: Ready | None = None
     choice: Choice | None = None
@@ -203,7 +222,7 @@ class ModelActor(Actor[Message]):
     ) -> None:
         super().__init__(Mailbox(f"model {settings.name}", capacity=settings.queue + 16))
         self.settings = settings
-        self.board = Board(settings.slots, Admission(settings.queue))
+        self.board = Board(settings.slots, Admission(settings.queue), settings.pinned)
         self._worker_command, self._fetch = command, fetch
         self._suspects = Suspects()
         self._shelf = Shelf(
@@ -215,6 +234,7 @@ class ModelActor(Actor[Message]):
             changed=self._adapters_changed,
         )
         self.board.adapters = self._shelf.adapters
+        self._resting = ""  # why it rests; empty while it does not
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -227,6 +247,7 @@ class ModelActor(Actor[Message]):
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._keep_worker)
                 self._nursery.start_soon(self._shelf.run)
+                self._nursery.start_soon(self._watch_idleness)
                 yield
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -240,6 +261,7 @@ class ModelActor(Actor[Message]):
                 message.refuse(self._put_away())
             case Enqueue(ticket=ticket):
                 self._admit(ticket)
+                self._wake()
                 self._dispatch()
                 message.reply(None)
             case Withdraw(id=ticket_id):
@@ -247,6 +269,8 @@ class ModelActor(Actor[Message]):
             case Load():
                 self._load()
                 message.reply(None)
+            case Rest(why=why):
+                message.reply(self._rest(why))
             case Unload(patience_s=patience_s):
                 self._unload(patience_s)
                 self._nursery.start_soon(self._tell_when_gone, message)
@@ -319,7 +343,11 @@ class ModelActor(Actor[Message]):
     async def _keep_worker(self) -> None:
         """A keeper and its workers as long as the model is wanted, nothing while it is not."""
         while True:
-            if self._wanted:
+            if self._wanted and self._resting:
+                self.board.pid = None
+                self.board.turn("resting", ModelUnloaded(self._resting, do=WAKES))
+                await self._called.wait()
+            elif self._wanted:
                 self._set_out()
                 with trio.CancelScope() as self._keeping:
                     await self._keeper.run()
@@ -332,7 +360,7 @@ class ModelActor(Actor[Message]):
     def _set_out(self) -> None:
         self._keeper = self._new_keeper()
         self._without_worker_since = trio.current_time()
-        self.board.turn("loading")
+        self.board.turn("restarting" if self.board.ready else "loading")
 
     def _new_keeper(self) -> Keeper | UpstreamKeeper:
         if self.settings.upstream is not None:
@@ -344,17 +372,47 @@ class ModelActor(Actor[Message]):
             raise NotReady(f"{self.settings.name} is still being unloaded", retry_after_s=1)
         self._wanted = True
         self._called.set()
+        self._wake()
         if self.board.state == "failed":
             self.board.turn("loading")
             self._keeping.cancel()
 
     def _unload(self, patience_s: float) -> None:
         if self._wanted:
-            self._wanted, self._called = False, trio.Event()
+            self._wanted, self._resting = False, ""
+            self._called.set()  # if it rested
+            self._called = trio.Event()
             self.board.ready = None
             self.board.turn("unloading", self._put_away())
             self._drop(self._waiting, self._put_away())
             self._nursery.start_soon(self._end_worker, patience_s)
+
+    def _rest(self, why: str) -> bool:
+        """Let the worker go, if nothing is to do and this is allowed."""
+        busy = self._running or self._waiting or self.board.state != "ready"
+        if busy or self.settings.pinned or not isinstance(self._keeper, Keeper):
+            return False
+        self._keeper.retire()
+        self._resting, self._called = why, trio.Event()
+        self._keeping.cancel()
+        return True
+
+    def _wake(self) -> None:
+        if self._resting:
+            self._resting = ""
+            self._called.set()
+
+    async def _watch_idleness(self) -> None:
+        idle_s = self.settings.idle_s
+        while idle_s is not None:
+            left = self.board.idle_since + idle_s - trio.current_time()
+            if left > 0:
+                await trio.sleep(left)
+            elif self._rest(f"nobody asked for it for {idle_s / 60:g} minutes"):
+                logger.info("model %s rests: %s", self.settings.name, self._resting)
+                await trio.sleep(idle_s)
+            else:
+                await trio.sleep(min(idle_s, IDLE_LOOK_S))
 
     async def _end_worker(self, patience_s: float) -> None:
         if self._running:
@@ -415,6 +473,7 @@ class ModelActor(Actor[Message]):
             manifest, text, loaded.vocabulary, loaded.slots, dict(loaded.files)
         )
         self.board.pid, self.board.directory = pid, self._keeper.directory
+        self.board.idle_since = trio.current_time()
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
         self.board.turn("ready")

@@ -52,11 +52,12 @@ class Admission:
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
         """
-        wait = self.wait_s(waiting=waiting, running=running, slots=slots, loading=loading)
+        queue = self.wait_s(waiting=waiting, running=running, slots=slots)
+        wait = queue + (self._load_s if loading else 0.0)
         most = min(
             patience_s, max(patience_s * SHARE_OF_DEADLINE, (self._service_s or 0.0) / slots)
         )
-        if waiting >= self.depth or wait > most:
+        if waiting >= self.depth or queue > most or wait > patience_s:
             raise Overloaded(
                 f"{waiting} requests wait and {running} are answered, about {wait:.1f} s of work",
                 retry_after_s=max(MINIMUM_RETRY_S, wait - most),

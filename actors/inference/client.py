@@ -18,6 +18,7 @@ from r3mes.actors.inference.actor import (
     Message,
     ModelActor,
     Ready,
+    Rest,
     Unload,
     UnloadAdapter,
     Withdraw,
@@ -60,7 +61,7 @@ class InferenceClient:
         return tuple(
             manifest
             for board, _ in self._models.values()
-            if board.ready and board.state in ("ready", "restarting")
+            if board.ready and board.state in ("ready", "restarting", "resting")
             for manifest in _manifests(board.ready.manifest, board)
         )
 
@@ -107,6 +108,15 @@ class InferenceClient:
         """
         _, mailbox = self._whole(model)
         await mailbox.ask(Load(), timeout=ASK_S)
+
+    async def rest(self, model: str, why: str) -> bool:
+        """Have ``model`` give its memory back until it is asked; False if it has to do or may not.
+
+        Raises:
+            ModelNotFound: this node does not have the model.
+        """
+        _, mailbox = self._one(model)
+        return await mailbox.ask(Rest(why), timeout=ASK_S)
 
     async def unload(self, model: str, *, patience_s: float) -> None:
         """Put ``model`` away: from now on it takes nothing new; returns when its worker is gone.

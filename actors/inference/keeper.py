@@ -113,6 +113,10 @@ class Keeper:
         if self._outbox is not None:
             self._outbox.send_nowait(command)
 
+    def retire(self) -> None:
+        """Pass on no more commands; `run` is about to be cancelled."""
+        self._outbox = self._worker = None
+
     async def deliver(self, command: Command) -> None:
         """Return when a worker has been given the command, at once and not behind others.
 

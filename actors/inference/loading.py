@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from r3mes.actors.inference.engine import Numerics
 from r3mes.actors.inference.files import check_model, read_json
 from r3mes.actors.inference.text_parts import TextParts
-from r3mes.errors import EngineError, ModelInvalid
+from r3mes.errors import EngineError, ModelInvalid, ModelTooLarge
 
 FALLBACK_CONTEXT = 4096
 """For models that name no length (alibi, state space)."""
@@ -49,6 +49,12 @@ def load_model(directory: Path, *, device: str, dtype: str, max_context: int) ->
         module = _module(directory, config, dtype).to(chosen).eval()
     except EngineError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ModelTooLarge(
+            f"{directory} does not fit into the memory of {chosen}: {first_line(error)}",
+            do="choose a smaller model; one that needs several GPUs is for a server of its own, "
+            'see engine = "upstream"',
+        ) from error
     except Exception as error:
         raise ModelInvalid(f"{directory} cannot be loaded: {first_line(error)}") from error
     return LoadedModel(module, _numerics(module, tokenizer, chosen, max_context), text)

@@ -39,9 +39,18 @@ def free_bytes() -> float:
     return min(_machine(), *_cgroups())
 
 
+def total_bytes() -> float:
+    """All memory of the machine."""
+    return _told("MemTotal")
+
+
 def _machine() -> float:
+    return _told("MemAvailable")
+
+
+def _told(name: str) -> float:
     fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    return float(fields["MemAvailable"].split()[0]) * 1024
+    return float(fields[name].split()[0]) * 1024
 
 
 def _cgroups() -> Iterator[float]:

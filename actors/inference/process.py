@@ -40,6 +40,7 @@ SET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver's own tools number them
 }
 LAST_LINES = 20
 LAST_WORDS_S, POLL_S = 2.0, 0.05

@@ -64,6 +64,8 @@ class ModelSettings:
         adapters: that are offered with it from the start.
         adapter_places: adapters that are in memory at the same time.
         cache: directory for what engines make of a model; None to make it anew each time.
+        idle_s: seconds after which it rests if nobody asks; None for never.
+        pinned: it never rests.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
         frozen_timeout: the same for one that does not use the processor either.
@@ -85,6 +87,8 @@ class ModelSettings:
     adapters: tuple[AdapterSettings, ...] = ()
     adapter_places: int = 8
     cache: Path | None = None
+    idle_s: float | None = None
+    pinned: bool = False
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
     frozen_timeout: float = 10.0
