@@ -17,6 +17,7 @@ from typing import Literal, Protocol, Self
 import trio
 
 from r3mes.actors.active import Active
+from r3mes.actors.asking import asking_for
 from r3mes.actors.candidates import Candidate
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
@@ -288,7 +289,8 @@ class Gateway:
             self._active.enter(watched, request.request_id, request.key_id),
         ):
             async with AsyncExitStack() as stack:
-                answer = await self._first_willing(stack, request, watched)
+                with asking_for(f"key {request.key_id or ''}"):
+                    answer = await self._first_willing(stack, request, watched)
                 try:
                     yield answer
                 finally:

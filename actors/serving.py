@@ -16,6 +16,7 @@ from typing import Protocol
 import trio
 
 from r3mes.actors.active import Active
+from r3mes.actors.asking import asker, asking_for
 from r3mes.actors.doorway import Doorway
 from r3mes.actors.ledger import Ledger, Receipt
 from r3mes.actors.observing import (
@@ -165,8 +166,10 @@ class Serving:
             self._active.enter(watched),
         ):
             verified = self._verified(request)
+            owner = asker() if source == "local" else f"account {verified.header.sub}"
             try:
-                await self._take(verified, call, watched)
+                with asking_for(owner):
+                    await self._take(verified, call, watched)
             except BaseException:
                 self._verifier.settle(verified.header, 0)
                 raise

@@ -131,6 +131,13 @@ class Engine(Layer, frozen=True):
         Annotated[int, Meta(ge=64 * 1024 * 1024)] | None,
         key("Most memory the process may take; no cap if not set.", "bytes, 67108864 or more"),
     ] = None
+    kv_bytes: Annotated[
+        Annotated[int, Meta(ge=1024 * 1024)] | None,
+        key("Most memory for the keys and values of answers and of earlier prompts, per model; if "
+            "not set, as much as its weights take, at least 512 MiB and at most a quarter of what "
+            "is free, or half of a GPU. Requests that would not fit wait.",
+            "bytes, 1048576 or more"),
+    ] = None  # fmt: skip
     idle_minutes: Annotated[
         Annotated[float, Meta(ge=0.1, le=100_000)] | None,
         key("A model that nobody asks for so long gives its memory back; the next request loads "

@@ -113,6 +113,7 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         memory_bytes=config.engine.memory_bytes,
         idle_s=None if config.engine.idle_minutes is None else config.engine.idle_minutes * 60,
         pinned=model.pinned,
+        kv_bytes=config.engine.kv_bytes,
         slots=model.slots or config.limits.slots,
         queue=config.limits.queue,
         cache=config.node.datadir / "cache",

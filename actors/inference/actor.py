@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ from r3mes.actors.inference.settings import AdapterSettings, ModelSettings
 from r3mes.actors.inference.shelf import Shelf, Shelved
 from r3mes.actors.inference.suspects import Suspects
 from r3mes.actors.inference.text import Text
+from r3mes.actors.inference.turns import Turns
 from r3mes.actors.inference.upstream.keeper import UpstreamKeeper
 from r3mes.actors.kernel.actor import Actor
 from r3mes.actors.kernel.mailbox import Ask, Mailbox
@@ -129,13 +130,14 @@ Message: TypeAlias = Enqueue | Withdraw | Load | Rest | Unload | LoadAdapter | U
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a loaded model offers; of its ``files`` the SHA-256 in hex."""
+    """What a loaded model offers; of its ``files`` the SHA-256 in hex, ``room`` in tokens."""
 
     manifest: Manifest
     text: Text
     vocabulary: int
     slots: int
     files: Mapping[str, str]
+    room: int = 0
 
 
 @dataclass(slots=True)
@@ -159,6 +161,8 @@ class Board:
         idle_since: when the last answer ended, on trio's clock.
         adapters: by their names, without the model's.
         adapter_bytes: what all adapters in memory take.
+        used: what the present worker said last of its memory and work.
+        turns: those that wait.
     """
 
     slots: int
@@ -178,16 +182,20 @@ class Board:
     idle_since: float = field(default_factory=trio.current_time)
     adapters: dict[str, Shelved] = field(default_factory=dict)
     adapter_bytes: int = 0
+    used: Pong | None = None
+    turns: Turns = field(default_factory=Turns)
     changed: trio.Event = field(default_factory=trio.Event)
 
-    def check_room(self, patience_s: float) -> None:
+    def check_room(self, patience_s: float, owner: bytes = b"") -> None:
         """Let a request in that is worthless unless it has begun in ``patience_s`` seconds.
 
         Raises:
             Overloaded: as `Admission.check` finds.
         """
         self.admission.check(
-            waiting=self.waiting,
+            waiting=len(self.turns),
+            ahead=self.turns.ahead(owner),
+            may_displace=self.turns.to_displace(owner) is not None,
             running=self.running,
             slots=self.slots,
             patience_s=patience_s,
@@ -239,7 +247,7 @@ class ModelActor(Actor[Message]):
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        self._waiting: dict[int, Ticket] = {}  # first come, first served
+        self._waiting = self.board.turns
         self._running: dict[int, Ticket] = {}
         self._keeping, self._called, self._emptied = trio.CancelScope(), trio.Event(), trio.Event()
         self._set_out()
@@ -285,8 +293,17 @@ class ModelActor(Actor[Message]):
         self._suspects.check(ticket.start)
         if ticket.adapter is not None:
             ticket.adapter.check()  # it may have gone since its name was read
-        self.board.check_room(ticket.deadline - trio.current_time())
+        owner = ticket.start.owner
+        self.board.check_room(ticket.deadline - trio.current_time(), owner)
+        if len(self._waiting) >= self.board.admission.depth:
+            self._displace(owner)
         self._waiting[ticket.start.id] = ticket
+
+    def _displace(self, owner: bytes) -> None:
+        """Refuse the newest of whoever has the most waiting, to keep the queue within its depth."""
+        if ticket := self._waiting.to_displace(owner):
+            del self._waiting[ticket.start.id]
+            ticket.end(error=Overloaded("others came who wait less often", retry_after_s=1))
 
     def _withdraw(self, ticket_id: int) -> None:
         if ticket := self._waiting.pop(ticket_id, None):
@@ -302,13 +319,22 @@ class ModelActor(Actor[Message]):
             ticket = self._next_that_can_begin()
             if ticket is None or (self._running and self._must_wait_for(ticket)):
                 break
+            if now <= ticket.deadline and not self._fits(ticket):
+                break  # nobody overtakes: it would wait for ever
             del self._waiting[ticket.start.id]
             if now > ticket.deadline:
                 ticket.end(error=Overloaded("its turn came too late", retry_after_s=1))
                 continue
             self._running[ticket.start.id] = ticket
+            self._waiting.begin(ticket)
             self._keeper.start(ticket)
         self._count()
+
+    def _fits(self, ticket: Ticket) -> bool:
+        """Whether memory is expected to do for all answers; one alone always fits."""
+        room = self.board.ready.room if self.board.ready else 0
+        promised = sum(one.expected for one in self._running.values())
+        return not room or not self._running or promised + ticket.expected <= room
 
     def _must_wait_for(self, ticket: Ticket) -> bool:
         """Whether ``ticket``, or what runs now, is to be answered alone."""
@@ -323,7 +349,7 @@ class ModelActor(Actor[Message]):
                 return ticket
         return None
 
-    def _drop(self, tickets: dict[int, Ticket], error: EngineError) -> None:
+    def _drop(self, tickets: MutableMapping[int, Ticket], error: EngineError) -> None:
         for ticket in tickets.values():
             ticket.end(error=error)
         tickets.clear()
@@ -470,7 +496,7 @@ class ModelActor(Actor[Message]):
         if before is not None and before.manifest.hash != manifest.hash:
             self._drop(self._waiting, EngineCrashed("the model's files have changed"))
         self.board.ready = Ready(
-            manifest, text, loaded.vocabulary, loaded.slots, dict(loaded.files)
+            manifest, text, loaded.vocabulary, loaded.slots, dict(loaded.files), loaded.room
         )
         self.board.pid, self.board.directory = pid, self._keeper.directory
         self.board.idle_since = trio.current_time()
@@ -483,12 +509,12 @@ class ModelActor(Actor[Message]):
     def lost(self, error: EngineError) -> None:
         under = error if isinstance(error, EngineCrashed) else EngineCrashed(error.detail)
         self._suspects.died(ticket.start for ticket in self._running.values())
-        again = self._to_retry() if self._wanted else {}
+        if self._wanted:
+            self._retry()
         self._drop(self._running, under)
-        self._waiting = again | self._waiting
         self._shelf.worker_went()
         self._without_worker_since = trio.current_time()
-        self.board.pid = None
+        self.board.pid, self.board.used = None, None
         self.board.losses[error.kind.code] += 1
         if not self._wanted:
             return
@@ -498,16 +524,17 @@ class ModelActor(Actor[Message]):
             self._drop(self._waiting, error)
         self.board.turn("restarting" if self.board.ready else "failed", error)
 
-    def _to_retry(self) -> dict[int, Ticket]:
-        """Take out of those running whom nobody has read from, each once."""
+    def _retry(self) -> None:
+        """Let those wait again whom nobody has read from, each once."""
         again = [one for one in self._running.values() if one.untold and not one.retried]
-        for ticket in again:
+        for ticket in reversed(again):
             ticket.retried = True
             del self._running[ticket.start.id]
-        return {ticket.start.id: ticket for ticket in again}
+            self._waiting.put_back(ticket)
 
     def failed(self, ticket_id: int, error: R3mesError) -> None:
         if ticket := self._running.pop(ticket_id, None):
+            self._waiting.end(ticket)
             ticket.end(error=error)
             self._ended(ticket)
         self._dispatch()
@@ -520,12 +547,13 @@ class ModelActor(Actor[Message]):
                 if ticket := self._running.pop(ticket_id, None):
                     self.board.admission.served(trio.current_time() - ticket.began_at)
                     self._suspects.clear(ticket.start)
+                    self._waiting.end(ticket)
                     refused = BadRequest(why) if reason == "refused" else None
                     ticket.end("" if refused else reason, refused)
                     self._ended(ticket)
                 self._dispatch()
-            case Pong(gpu_bytes=gpu_bytes):
-                self.board.gpu_bytes = gpu_bytes
+            case Pong():
+                self.board.gpu_bytes, self.board.used = report.gpu_bytes, report
             case AdapterLoaded() | AdapterFailed():
                 self._shelf.heard(report)
             case Loaded() | LoadFailed():

@@ -43,21 +43,38 @@ class Admission:
         return ahead * (self._service_s or 0.0) / slots + (self._load_s if loading else 0.0)
 
     def check(
-        self, *, waiting: int, running: int, slots: int, patience_s: float, loading: bool = False
+        self,
+        *,
+        waiting: int,
+        running: int,
+        slots: int,
+        patience_s: float,
+        loading: bool = False,
+        ahead: int | None = None,
+        may_displace: bool = False,
     ) -> None:
         """Let a request in, or not.
 
-        ``patience_s`` is the seconds until the request is worthless unless it has begun.
+        Args:
+            waiting: requests in the queue.
+            running: answers being written.
+            slots: answers that can be.
+            patience_s: seconds until the request is worthless unless it has begun.
+            loading: there is no worker yet.
+            ahead: those in the queue whose turn comes before; None for all.
+            may_displace: another one would make room for it in a full queue.
 
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
         """
-        queue = self.wait_s(waiting=waiting, running=running, slots=slots)
+        before = waiting if ahead is None else ahead
+        queue = self.wait_s(waiting=before, running=running, slots=slots)
         wait = queue + (self._load_s if loading else 0.0)
         most = min(
             patience_s, max(patience_s * SHARE_OF_DEADLINE, (self._service_s or 0.0) / slots)
         )
-        if waiting >= self.depth or queue > most or wait > patience_s:
+        full = waiting >= self.depth and not may_displace
+        if full or queue > most or wait > patience_s:
             raise Overloaded(
                 f"{waiting} requests wait and {running} are answered, about {wait:.1f} s of work",
                 retry_after_s=max(MINIMUM_RETRY_S, wait - most),

@@ -24,9 +24,10 @@ import torch
 from r3mes.actors.inference.engine import Capacity, Event, Job
 from r3mes.actors.inference.loading import LoadedModel
 from r3mes.actors.inference.low_rank import Adapters
+from r3mes.actors.inference.reserve import padded
 from r3mes.actors.inference.sampling import Logits
 from r3mes.actors.inference.seats import PIECE, Seated, Seats
-from r3mes.actors.inference.slots import Pass, Piece, SlotCache, padded, piece_pass, row_pass
+from r3mes.actors.inference.slots import Pass, Piece, SlotCache, piece_pass, row_pass
 
 REPLAY = 32
 """Tokens that were written elsewhere in one step."""

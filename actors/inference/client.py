@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from itertools import count
 from math import inf
+from secrets import token_bytes
 
 import trio
 
+from r3mes.actors.asking import asker
 from r3mes.actors.inference.actor import (
     Board,
     Enqueue,
@@ -54,6 +57,7 @@ class InferenceClient:
 
     def __init__(self, actors: Iterable[ModelActor]) -> None:
         self._models = {actor.settings.name: (actor.board, actor.mailbox) for actor in actors}
+        self._salt = token_bytes(16)
         self._reading = trio.CapacityLimiter(1)  # more would only make the disk slower
 
     def manifests(self) -> tuple[Manifest, ...]:
@@ -97,7 +101,7 @@ class InferenceClient:
         """
         base = model.partition(":")[0]
         if base in self._models:
-            self._models[base][0].check_room(deadline_s)
+            self._models[base][0].check_room(deadline_s, self._owner())
 
     async def load(self, model: str) -> None:
         """Take ``model`` out again, or try again if it failed; does not wait until it is loaded.
@@ -213,6 +217,10 @@ class InferenceClient:
             raise ModelNotFound(f"this node has no model named {base!r}", param="model")
         return self._models[base]
 
+    def _owner(self) -> bytes:
+        """For whom this task works, by a name that says nothing to the worker."""
+        return blake2b(asker().encode(), key=self._salt, digest_size=16).digest()
+
     @asynccontextmanager
     async def generate(self, job: GenerateJob, *, deadline_s: float) -> AsyncIterator[Generation]:
         """Have an answer written; entered once its writing has begun, left early cancels it.
@@ -236,7 +244,7 @@ class InferenceClient:
         _check(job, ready.vocabulary)
         prompt = await ready.text.prompt(job.messages)
         grammar = await ready.text.grammar(job.grammar_kind, job.grammar)
-        start = _start(job, prompt, ready, grammar)
+        start = _start(job, prompt, ready, grammar, self._owner())
         writer = await ready.text.writer(job.stop, job.emitted)
         ticket = Ticket(start, deadline, adapter, job.messages)
         withdraw = partial(_withdraw, mailbox, ticket)
@@ -280,7 +288,9 @@ def _ready(name: str, board: Board) -> Ready:
     raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
 
 
-def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready, grammar: str) -> Start:
+def _start(
+    job: GenerateJob, prompt: tuple[int, ...], ready: Ready, grammar: str, owner: bytes
+) -> Start:
     return Start(
         id=next(_numbers),
         prompt=pack_ids(prompt),
@@ -300,6 +310,7 @@ def _start(job: GenerateJob, prompt: tuple[int, ...], ready: Ready, grammar: str
         biases=tuple(bias for _, bias in job.logit_bias),
         logprobs=job.logprobs,
         grammar=grammar,
+        owner=owner,
     )
 
 

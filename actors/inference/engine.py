@@ -103,6 +103,7 @@ class Numerics:
         vocabulary: token ids are below it.
         numeric_class: engines of the same class give the same bits (``docs/decisions``).
         stop_ids: the model's own ends of an answer.
+        room: tokens whose keys and values fit into memory; 0 for no known bound.
     """
 
     architecture: str
@@ -113,6 +114,7 @@ class Numerics:
     vocabulary: int
     numeric_class: str
     stop_ids: tuple[int, ...]
+    room: int = 0
 
     def of_class(self, order: str) -> Numerics:
         """The same with an order of computation: another order, other bits."""

@@ -11,6 +11,7 @@ import trio
 
 from r3mes.actors.inference.detokenise import Writer
 from r3mes.actors.inference.protocol import Start
+from r3mes.actors.inference.reserve import expected
 from r3mes.actors.inference.shelf import Shelved
 from r3mes.actors.inference.spelling import Spelling, records_of
 from r3mes.errors import R3mesError
@@ -103,6 +104,13 @@ class Ticket:
         # One message a token at most, so a slow reader holds up nobody and costs little.
         self.ids_in, self.ids_out = trio.open_memory_channel(self.start.max_new + 1)
         self.position = len(self.start.emitted) // 4
+
+    @property
+    def expected(self) -> int:
+        """Room for keys and values that it will take in the end."""
+        written = self.position - len(self.start.emitted) // 4
+        tokens = len(self.start.prompt) // 4 + self.position
+        return expected(tokens, self.start.max_new - written)
 
     @property
     def untold(self) -> bool:

@@ -85,6 +85,7 @@ def job_of(start: Start, own_stop_ids: tuple[int, ...]) -> Job:
         max_new=start.max_new,
         stop_ids=frozenset(own_stop_ids).union(unpack_ids(start.stop_ids)),
         adapter=start.adapter,
+        owner=start.owner,
         logprobs=start.logprobs,
     )
 

@@ -247,6 +247,8 @@ class Keeper:
             slots=settings.slots,
             threads=settings.threads or 0,
             cache=self._place,
+            kv_bytes=settings.kv_bytes or 0,
+            memory_bytes=settings.memory_bytes or 0,
         )
         report: Report | None = None
         with trio.move_on_after(settings.load_timeout):

@@ -28,4 +28,5 @@ def loaded_as(directory: Path, numerics: Numerics, text: TextParts, *, slots: in
         special_tokens=text.special_tokens,
         stop_ids=numerics.stop_ids,
         files=tuple(files.items()),
+        room=numerics.room,
     )

@@ -33,6 +33,8 @@ class Load(_Message, frozen=True, tag=1):
         max_context: upper bound on prompt and answer together, in tokens; 0 for the model's own.
         slots: answers written at the same time.
         threads: CPU threads of the engine; 0 for its own choice.
+        kv_bytes: most memory of keys and values; 0 for the engine's own choice.
+        memory_bytes: most memory that the worker may occupy; 0 for no cap.
         cache: a directory for what the worker makes of the model, to be found there next time;
             empty for none.
     """
@@ -45,6 +47,8 @@ class Load(_Message, frozen=True, tag=1):
     slots: int
     threads: int
     cache: str = ""
+    kv_bytes: int = 0
+    memory_bytes: int = 0
 
 
 class Loaded(_Message, frozen=True, tag=2):
@@ -59,6 +63,7 @@ class Loaded(_Message, frozen=True, tag=2):
         special_tokens: name and text, such as ``("bos_token", "<s>")``, for the template.
         stop_ids: an answer ends before any of them.
         files: name and SHA-256 in hex of each file that counts, sorted by name.
+        room: tokens whose keys and values fit into memory; 0 for no known bound.
     """
 
     hash: bytes
@@ -75,6 +80,7 @@ class Loaded(_Message, frozen=True, tag=2):
     special_tokens: tuple[tuple[str, str], ...]
     stop_ids: tuple[int, ...]
     files: tuple[tuple[str, str], ...] = ()
+    room: int = 0
 
 
 class LoadFailed(_Message, frozen=True, tag=3):
@@ -103,6 +109,7 @@ class Start(_Message, frozen=True, tag=4):
         logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
         grammar: that the answer follows, as `r3mes.actors.inference.grammar` compiles it; empty if
             it is free.
+        owner: who asks, as far as the worker must know: another one for another caller.
     """
 
     id: int
@@ -123,6 +130,7 @@ class Start(_Message, frozen=True, tag=4):
     biases: tuple[float, ...] = ()
     logprobs: int = 0
     grammar: str = ""
+    owner: bytes = b""
 
 
 class Cancel(_Message, frozen=True, tag=5):
@@ -160,12 +168,22 @@ class Ping(_Message, frozen=True, tag=8):
 
 
 class Pong(_Message, frozen=True, tag=9):
-    """Yes; what there is room for, and what memory is taken on the GPU."""
+    """Yes; what there is room for, and what was used.
+
+    Args:
+        gpu_bytes: memory that is taken on the GPU.
+        prompt_tokens: of all prompts so far.
+        cached_tokens: those that were not read, as an earlier prompt began alike.
+        kv_bytes: memory of keys and values.
+    """
 
     number: int
     running: int
     free_slots: int
     gpu_bytes: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    kv_bytes: int = 0
 
 
 class LoadAdapter(_Message, frozen=True, tag=30):

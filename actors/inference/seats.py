@@ -14,8 +14,8 @@ from itertools import count
 from r3mes.actors.inference.answer import Answer
 from r3mes.actors.inference.engine import Job
 from r3mes.actors.inference.prefix import PrefixCache, names_of
-from r3mes.actors.inference.reserve import expected
-from r3mes.actors.inference.slots import Piece, SlotCache, Stretch, padded
+from r3mes.actors.inference.reserve import expected, padded
+from r3mes.actors.inference.slots import Piece, SlotCache, Stretch
 
 PIECE = 128
 """Tokens of a prompt that attend as one block, and that are kept together."""
@@ -41,7 +41,7 @@ class Seated(Answer):
 
     @property
     def expected(self) -> int:
-        """Tokens that it will have in the end."""
+        """Room that it will take in the end."""
         written = self.position - len(self.job.emitted)
         return expected(len(self.tokens), self.job.max_new - written)
 
@@ -100,9 +100,9 @@ class Seats:
 
     def fill(self) -> None:
         """Give slots to those that wait, in their order, if memory is expected to do for all."""
-        promised = sum(padded(one.expected) for one in self._seated())
+        promised = sum(one.expected for one in self._seated())
         while self.waiting and len(self._seated()) < self._slots:
-            promised += padded(self.waiting[0].expected)
+            promised += self.waiting[0].expected
             if self._seated() and self._room is not None and promised > self._room:
                 return
             answer = self.waiting.popleft()

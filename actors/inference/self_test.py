@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
+from math import inf
+from mmap import PAGESIZE
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,31 +15,49 @@ import torch
 from r3mes.actors.inference.batching_engine import BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.memory import free_bytes
 from r3mes.actors.inference.packed import pack
+from r3mes.actors.inference.reserve import budget, fitting
 from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.sequential_engine import SequentialEngine
 from r3mes.actors.inference.slots import NAME
+from r3mes.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 TOKENS = 150
 """Of the prompt that is tried: over one piece, and several padded spans."""
 ANSWER, EMITTED = 8, 5
+LEAST_CONTEXT = 256
+"""Tokens of one answer, below which a model is not worth serving."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 CLOSE, CLOSE_IN_HALF = 1e-3, 0.05
 """Distance of our logits from those of transformers over their length, by precision."""
 
 
-def open_engine(model: LoadedModel, *, slots: int) -> Engine:
+def open_engine(
+    model: LoadedModel, *, slots: int, kv_bytes: int = 0, memory_bytes: int = 0
+) -> Engine:
     """The engine that writes answers together; in turn, where that would be wrong or not exact.
 
     A GPU makes no promise about bits, and gets the fast engine all the same; the class says so.
+
+    Args:
+        model: as it was loaded.
+        slots: answers written at the same time.
+        kv_bytes: most memory of keys and values; 0 for about as much as the model itself takes.
+        memory_bytes: that the process may occupy; 0 for no cap.
+
+    Raises:
+        EngineError: no answer would fit into ``kv_bytes``.
     """
-    own = model.module.config._attn_implementation
-    why = _entangled(model.module.config.get_text_config()) or _differs(model)
+    own, trial = model.module.config._attn_implementation, BatchingEngine(model, slots=1)
+    why = _entangled(model.module.config.get_text_config()) or _differs(model, trial)
     if not why:
+        most = kv_bytes or _own_choice(model, memory_bytes)
+        within = _within(model, slots, most, trial.cache.bytes_per_token)
         pack(model.module)
-        engine = BatchingEngine(model, slots=slots)
+        engine = BatchingEngine(within, slots=slots, room=within.numerics.room)
         exact, digest = _bits(engine)
         if exact or engine.numerics.device != "cpu":
             word = "exact" if exact else "inexact"
@@ -45,6 +67,39 @@ def open_engine(model: LoadedModel, *, slots: int) -> Engine:
     logger.warning("answers are written in turn and not together: %s", why)
     model.module.set_attn_implementation(own)
     return SequentialEngine(model, slots=slots)
+
+
+def _own_choice(model: LoadedModel, memory_bytes: int) -> int:
+    numerics = model.numerics
+    if numerics.device != "cpu":
+        return int(torch.cuda.mem_get_info(torch.device(numerics.device))[0]) // 2
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
+    return budget(
+        weights=numerics.parameters * model.module.dtype.itemsize,
+        free=free_bytes(),
+        left=max(0, memory_bytes - resident) if memory_bytes else inf,
+    )
+
+
+def _within(model: LoadedModel, slots: int, kv_bytes: int, bytes_per_token: int) -> LoadedModel:
+    """The model with a context that fits: a longer request is refused before it waits."""
+    numerics, room = model.numerics, kv_bytes // bytes_per_token
+    longest = room
+    if numerics.device != "cpu":  # slots are of one length there; half is for earlier prompts
+        room //= 2
+        longest = room // slots
+    context = min(numerics.context, fitting(longest))
+    if context < min(numerics.context, LEAST_CONTEXT):
+        raise EngineError(
+            f"keys and values of {longest} tokens fit into {kv_bytes >> 20} MiB",
+            do="raise engine.kv_bytes or engine.memory_bytes, or lower limits.slots",
+        )
+    if context < numerics.context:
+        logger.warning(
+            "answers may have %d tokens and not %d: so many fit into %d MiB (engine.kv_bytes)",
+            context, numerics.context, kv_bytes >> 20,
+        )  # fmt: skip
+    return replace(model, numerics=replace(numerics, context=context, room=room))
 
 
 def _entangled(config: Any) -> str:
@@ -72,7 +127,7 @@ def _sliding(config: Any) -> int:
     return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
 
 
-def _differs(model: LoadedModel) -> str:
+def _differs(model: LoadedModel, engine: BatchingEngine) -> str:
     """Give the model our attention; what it does not compute as transformers does, or nothing."""
     module, ids = model.module, _prompt(model, TOKENS)
     try:
@@ -80,7 +135,6 @@ def _differs(model: LoadedModel) -> str:
             output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
         expected = output.logits[0, -1].float().cpu()
         module.set_attn_implementation(NAME)
-        engine = BatchingEngine(model, slots=1)
         seen = torch.from_numpy(_last_logits(engine, ids[:-EMITTED], ids[-EMITTED:]))
     except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
         return f"{type(error).__name__}: {error}"

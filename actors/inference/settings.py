@@ -58,6 +58,7 @@ class ModelSettings:
         max_context: upper bound on prompt and answer together; None for the model's own.
         memory_bytes: the worker is ended when it occupies more (GPU memory and mapped files do
             not count); None for no cap.
+        kv_bytes: most memory of keys and values; None for about what the model itself takes.
         slots: answers written at the same time.
         queue: requests that may wait.
         threads: of the CPU; None for one with small models and torch's choice with others.
@@ -81,6 +82,7 @@ class ModelSettings:
     dtype: str = "auto"
     max_context: int | None = None
     memory_bytes: int | None = None
+    kv_bytes: int | None = None
     slots: int = 1
     queue: int = 16
     threads: int | None = None

@@ -24,11 +24,9 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from r3mes.actors.inference.pages import Paged
+from r3mes.actors.inference.reserve import LONG, padded
 
 NAME = "r3mes_slots"
-SHORT, LONG = 64, 512
-"""Keys are padded to a multiple of the first up to the second, and of the second above it."""
-
 Stretch: TypeAlias = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Keys and values of some tokens of one answer in every layer, each (tokens, heads, size)."""
 
@@ -191,12 +189,6 @@ class SlotCache:
             return rows.new_zeros(self._slots, min(length, self._length), *rows.shape[1:])
         self._pages.append(Paged((self._slots, self._length, *rows.shape[1:]), rows.dtype))
         return self._pages[-1].tensor
-
-
-def padded(length: int) -> int:
-    """The span for ``length`` keys."""
-    step = SHORT if length <= LONG else LONG
-    return -(-length // step) * step
 
 
 def attend(

@@ -114,7 +114,9 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     text, parameters = model.text, model.numerics.parameters
     if load.threads or parameters <= SMALL:
         torch.set_num_threads(load.threads or 1)
-    engine = open_engine(model, slots=load.slots)
+    engine = open_engine(
+        model, slots=load.slots, kv_bytes=load.kv_bytes, memory_bytes=load.memory_bytes
+    )
     return engine, loaded_as(directory, engine.numerics, text, slots=load.slots)
 
 
@@ -202,11 +204,22 @@ def _obey(
             unprepared = intake.cancel(job_id)
             mouth.tell([unprepared] if unprepared else engine.cancel(job_id))
         case Ping(number=number):
-            capacity = engine.capacity
-            free_slots, gpu_bytes = capacity.free_slots, engine.gpu_bytes
-            say(out, Pong(number, capacity.running, free_slots, gpu_bytes))
+            say(out, _pong(number, engine))
         case Load() | Embed():
             raise TypeError("a worker loads one model, and writes with it")
+
+
+def _pong(number: int, engine: Engine) -> Pong:
+    now = engine.capacity
+    return Pong(
+        number,
+        now.running,
+        now.free_slots,
+        engine.gpu_bytes,
+        prompt_tokens=now.prompt_tokens,
+        cached_tokens=now.cached_tokens,
+        kv_bytes=now.kv_bytes,
+    )
 
 
 if __name__ == "__main__":

@@ -145,6 +145,19 @@ MODEL_LOAD = _looked_at(
 MODEL_MEMORY = _looked_at(
     "model_memory_bytes", "Main memory of the process that runs the model.", "model"
 )
+KV_BYTES = _looked_at(
+    "model_kv_bytes",
+    "Memory of keys and values: of answers and, as long as there is room, of earlier prompts.",
+    "model",
+)  # fmt: skip
+PROMPT_TOKENS = _looked_at(
+    "model_prompt_tokens_total", "Tokens of the prompts that the process got.", "model"
+)
+CACHED_TOKENS = _looked_at(
+    "model_cached_tokens_total",
+    "Tokens of prompts that were not read, as an earlier prompt of the same owner began alike.",
+    "model",
+)  # fmt: skip
 ENGINE_RESTARTS = _looked_at(
     "engine_restarts_total", "Worker processes lost, by the code of the error.", "model", "reason"
 )

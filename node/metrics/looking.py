@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from r3mes.actors.inference.actor import Board
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.kernel.child import ChildStatistics
 from r3mes.actors.kernel.child import State as ChildState
@@ -118,6 +119,7 @@ class Looking(Collector):
             d.MODEL_MEMORY: {
                 (name,): _resident(board.pid) for name, board in boards.items() if board.pid
             },
+            **_used(boards),
             d.ENGINE_RESTARTS: {
                 (name, reason): lost
                 for name, board in boards.items()
@@ -158,6 +160,15 @@ def _by_name(
 
 def _is_ready(child: ChildStatistics) -> bool:
     return child.state is ChildState.READY
+
+
+def _used(boards: Mapping[str, Board]) -> Sight:
+    told = {(name,): board.used for name, board in boards.items() if board.used}
+    return {
+        d.KV_BYTES: {name: used.kv_bytes for name, used in told.items()},
+        d.PROMPT_TOKENS: {name: used.prompt_tokens for name, used in told.items()},
+        d.CACHED_TOKENS: {name: used.cached_tokens for name, used in told.items()},
+    }
 
 
 def _torch() -> str:

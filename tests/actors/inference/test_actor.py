@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from r3mes.actors.asking import asking_for
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import Chunk, GenerateJob, Generation
@@ -326,3 +327,49 @@ async def test_the_worker_ends_with_the_actor(toy: Toy) -> None:
         os.kill(pid, 0)
     with pytest.raises(R3mesError):
         await ask(client, "say anything", deadline_s=0.2)
+
+
+async def test_a_flood_leaves_another_owner_its_place_and_its_turn(toy: Toy) -> None:
+    ended: list[str] = []
+
+    async def one(client: InferenceClient, owner: str) -> None:
+        with asking_for(owner):
+            try:
+                await ask(client, f"say {owner}", deadline_s=30)
+            except Overloaded:
+                ended.append("refused")
+            else:
+                ended.append(owner)
+
+    async with toy(queue=8) as client, trio.open_nursery() as nursery:
+        board = client.boards()["toy"]
+        async with client.generate(job("count"), deadline_s=5):
+            for _ in range(8):
+                nursery.start_soon(one, client, "flood")
+            with trio.fail_after(5):
+                while board.waiting < 8:  # noqa: ASYNC110  no event for this
+                    await trio.sleep(0.01)
+            with asking_for("flood"), pytest.raises(Overloaded):
+                client.check_room("toy", 30)
+            with asking_for("other"):
+                client.check_room("toy", 30)
+            nursery.start_soon(one, client, "other")
+            while not ended:  # noqa: ASYNC110  no event for this
+                await trio.sleep(0.01)
+    assert ended[0] == "refused"
+    assert ended[1:].index("other") <= 1
+    assert ended[1:].count("flood") == 7
+
+
+async def test_one_that_does_not_fit_into_memory_waits(toy: Toy) -> None:
+    async with toy(slots=2, device="room") as client, trio.open_nursery() as nursery:
+        board = client.boards()["toy"]
+        async with client.generate(job("count"), deadline_s=5):
+            nursery.start_soon(ask, client, "say it fits", 5.0)
+            with trio.fail_after(5):
+                while not board.waiting:  # noqa: ASYNC110  no event for this
+                    await trio.sleep(0.01)
+            assert board.running == 1
+            with pytest.raises(Overloaded, match="turn"):
+                await ask(client, "say late", deadline_s=0.2)
+        assert await answer(client, "started") == "3"  # the one that came too late never began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from r3mes.actors.inference.seats import PIECE
 from r3mes.actors.inference.self_test import open_engine
 from r3mes.actors.inference.sequential_engine import SequentialEngine
 from r3mes.actors.inference.text_parts import TextParts
+from r3mes.errors import EngineError
 
 torch.set_num_threads(1)  # as the worker does with models this small
 ENTRIES, CONTEXT = 400, 640
@@ -367,3 +369,21 @@ def test_answers_that_outgrow_the_memory_are_put_back_and_keep_their_bits(
     assert ids == whole
     assert seen == bits
     assert room * 0.9 <= most / small.cache.bytes_per_token <= room
+
+
+def test_the_context_is_what_fits_into_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+    per_token = 2 * 2 * 2 * 12 * 2  # layers, keys and values, heads, size, bytes
+    engine = open_engine(model_of("Llama"), slots=4, kv_bytes=600 * per_token)
+    assert (engine.numerics.context, engine.numerics.room) == (512, 600)
+    assert "512 tokens and not 640" in caplog.text
+    assert len(write(engine, *(job(number, max_new=470) for number in range(3)))[2]) == 470
+    assert engine.capacity.kv_bytes <= 600 * per_token
+    with pytest.raises(EngineError, match="200 tokens"):
+        open_engine(model_of("Llama"), slots=4, kv_bytes=200 * per_token)
+
+
+def test_the_budget_that_nobody_named() -> None:
+    assert reserve.budget(weights=1 << 20, free=64 << 30, left=inf) == reserve.LEAST
+    assert reserve.budget(weights=3 << 30, free=64 << 30, left=inf) == 3 << 30
+    assert reserve.budget(weights=3 << 30, free=4 << 30, left=inf) == 1 << 30
+    assert reserve.budget(weights=3 << 30, free=64 << 30, left=2 << 30) == 1 << 30

@@ -7,9 +7,10 @@ import random
 import torch
 
 from r3mes.actors.inference.engine import Job
+from r3mes.actors.inference.reserve import padded
 from r3mes.actors.inference.sampling import Sampling
 from r3mes.actors.inference.seats import PIECE, Seated, Seats
-from r3mes.actors.inference.slots import padded, piece_pass
+from r3mes.actors.inference.slots import piece_pass
 
 CONTEXT = 2048
 

@@ -164,6 +164,7 @@ def open_toy(load: Load) -> tuple[Engine, Loaded]:
         special_tokens=(("bos_token", "<|begin|>"), ("eos_token", "<|end|>")),
         stop_ids=(2,),
         files=tuple(files.items()),
+        room=384 if load.device == "room" else 0,
     )
     return engine, loaded
 
