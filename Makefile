@@ -59,7 +59,7 @@ fmt: setup
 	@$(BIN)/ruff check --fix .
 
 bench: setup
-	@for name in kernel store envelope p2p http faults inference exact; do $(BIN)/python -m benchmarks.$$name --json; done
+	@for name in kernel store envelope p2p http faults inference exact router; do $(BIN)/python -m benchmarks.$$name --json; done
 
 # Resolve requirements/in.txt anew; arguments of uv in ARGS, such as ARGS="--upgrade-package trio".
 pins:

@@ -20,6 +20,7 @@ KEYS = {
     "adapters_ratio",
     "exact": "models prompts continuations logits_bit_equal tokens_equal in_batch "
     "in_batch_bit_equal cost_ratio_1 cost_ratio_4 cost_ratio_16 numeric_class",
+    "router": "routes prompts accuracy abstained wrong p50_ms model",
     "faults": "disk_full_not_ready_s disk_full_recovered_s lock_stall_ms overload_goodput_ratio "
     "overload_p99_ms shed_p99_ms drains drained_whole worker_stopped_restart_s acked_lost",
 }

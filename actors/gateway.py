@@ -81,6 +81,7 @@ class ChatRequest:
             `r3mes.actors.requests.job.InferJob` has them.
         key_id: the API key that it came with, for its usage; None from elsewhere.
         request_id: names it while it is under way; made if it is empty.
+        auto: how the model was chosen, if a router chose it; told with the answer.
     """
 
     model: str
@@ -101,6 +102,7 @@ class ChatRequest:
     grammar: str = ""
     key_id: str | None = None
     request_id: str = ""
+    auto: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class Answer:
         self.queue_ms = 0.0
         self.settled = False
         self.key_id: str | None = None
+        self.auto: Mapping[str, object] | None = None
         self.finish_reason = ""
         self.cost_uremes = 0
         self.signature_verified = self.receipt_verified = False
@@ -361,6 +364,7 @@ class Gateway:
         if len(accepted.prompt_ids) >= candidate.offer.context:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
         answer.prompt_ids, answer.key_id = tuple(accepted.prompt_ids), request.key_id
+        answer.auto = request.auto
         watched.model, watched.prompt_tokens = answer.model, answer.prompt_tokens
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer

@@ -54,6 +54,34 @@ def with_model(text: str, values: Mapping[str, str]) -> str:
         raise ConfigError(f"the models in this file cannot be added to: {error}") from None
 
 
+def with_table(text: str, section: str, name: str, values: Mapping[str, object] | None) -> str:
+    """``text`` with the table called ``name`` in ``[[section]]`` made of ``values``, or without it.
+
+    Args:
+        text: of the file; what comes out is not checked against the schema.
+        section: of tables with a ``name``.
+        name: of one; it takes the place of one that is there, else comes last.
+        values: None takes it out.
+
+    Raises:
+        ConfigError: the text is not TOML, or the section is something else.
+    """
+    try:
+        document = tomlkit.parse(text)
+        kept = [one for one in document.get(section, ()) if one["name"] != name]
+        tables = tomlkit.aot()
+        for one in kept:
+            tables.append(one)
+        if values is not None:
+            tables.append(tomlkit.item(dict(values)))
+        document.pop(section, None)
+        if tables:
+            document[section] = tables
+        return tomlkit.dumps(document)
+    except (TOMLKitError, TypeError, AttributeError, ValueError, LookupError) as error:
+        raise ConfigError(f"[[{section}]] cannot be changed in this file: {error}") from None
+
+
 def replace_file(path: Path, text: str) -> None:
     """Put ``text`` in the place of the file, whole or not at all; its mode stays.
 

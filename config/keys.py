@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from r3mes.config.schema import Adapter, Config, Layer, Model
+from r3mes.config.schema import Adapter, Config, Layer, Model, Route
 
-TABLES: dict[str, type[Layer]] = {"models": Model, "adapters": Adapter}
+TABLES: dict[str, type[Layer]] = {"models": Model, "adapters": Adapter, "routes": Route}
 """Sections of which there may be many: ``[[models]]``."""
 
 

@@ -21,7 +21,8 @@ import msgspec
 
 from r3mes.config.keys import TABLES, Key, keys_of, sections
 from r3mes.config.paths import config_file
-from r3mes.config.schema import MODELS_CAP, NAME, Config, Embedding, Layer, Model
+from r3mes.config.routes import check_routes, with_examples
+from r3mes.config.schema import AUTO, MODELS_CAP, NAME, Config, Embedding, Layer, Model
 from r3mes.config.secrets import check_secret_file, is_there
 from r3mes.config.sources import Setting, from_env, from_file, from_flags, from_text, known_key
 from r3mes.errors import ConfigError
@@ -77,7 +78,7 @@ def load(
             values[section] = tuple(_tables(setting))
         else:
             values[section][name] = _placed(_checked(all_keys()[setting.key], setting), setting)
-    config = _build(values, path.parent)
+    config = with_examples(_build(values, path.parent), origins.get("routes", "default"))
     _check_whole(config, origins)
     return Loaded(config, path, origins)
 
@@ -195,6 +196,7 @@ def _check_whole(config: Config, origins: Mapping[str, str]) -> None:
         )
     _check_models(config, origins.get("models", "default"))
     _check_adapters(config, origins.get("adapters", "default"))
+    check_routes(config, origins.get("routes", "default"))
 
 
 def _check_models(config: Config, origin: str) -> None:
@@ -212,6 +214,11 @@ def _check_models(config: Config, origin: str) -> None:
         )
     embedding = embedding_name(config.embedding)
     every = names if embedding is None else [*names, embedding]
+    if AUTO in every:
+        raise ConfigError(
+            f"{origin}: a model cannot be called {AUTO!r}, which stands for the router's choice",
+            do="give it another name",
+        )
     if twice := {name for name in every if every.count(name) > 1}:
         raise ConfigError(
             f"{origin}: two models are called {min(twice)!r}",

@@ -278,6 +278,64 @@ class Embedding(Layer, frozen=True):
     ] = False
 
 
+PROMPT = Meta(min_length=1, max_length=4000)
+EXAMPLES_CAP = 4096
+"""Most prompts that describe the routes of a node, together: their likeness is a square of it."""
+ROUTES_CAP = 64
+AUTO = "auto"
+"""The model's name that stands for the router's choice."""
+
+
+class Route(Layer, frozen=True):
+    """A kind of prompt and the model for it, for `model = "auto"`; see `docs/routing.md`."""
+
+    name: Annotated[
+        str,
+        key("What it is called in decisions.", "up to 128 letters, digits and ._/-", pattern=NAME),
+    ]
+    model: Annotated[
+        str,
+        key("Who answers its prompts: a model, or an adapter as `model:adapter`, here or at a "
+            "peer.", min_length=1, max_length=256),
+    ]  # fmt: skip
+    examples: Annotated[
+        tuple[Annotated[str, PROMPT], ...],
+        key("Prompts of this kind; twenty to thirty in various wordings do well.",
+            "texts of 1 to 4000 characters"),
+    ] = ()  # fmt: skip
+    file: Annotated[Path | None, key("More of them: a text file with one on each line.")] = None
+    held_out: Annotated[
+        tuple[Annotated[str, PROMPT], ...],
+        key("Prompts of this kind that are not compared with, but tell from when on the router "
+            "abstains; the examples tell it if there are none.", "texts of 1 to 4000 characters"),
+    ] = ()  # fmt: skip
+
+
+class Routing(Layer, frozen=True):
+    """What `model = "auto"` does besides `[[routes]]`; see `docs/routing.md`."""
+
+    default: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=256)] | None,
+        key("The model for prompts of no route; the first of this node if not set.",
+            "the name of a model"),
+    ] = None  # fmt: skip
+    outside: Annotated[
+        tuple[Annotated[str, PROMPT], ...],
+        key("Prompts that belong to no route: the more kinds, the better it abstains.",
+            "texts of 1 to 4000 characters"),
+    ] = ()  # fmt: skip
+    outside_held_out: Annotated[
+        tuple[Annotated[str, PROMPT], ...],
+        key("More of them, that only tell from when on the router abstains.",
+            "texts of 1 to 4000 characters"),
+    ] = ()  # fmt: skip
+    most_wrong: Annotated[
+        float,
+        key("Which share of prompts may go to a wrong route; it abstains the more, the less.",
+            ge=0, le=1),
+    ] = 0.05  # fmt: skip
+
+
 PER_MINUTE = "0 to 1000000, 0 for no limit"
 
 
@@ -380,6 +438,8 @@ class Config(Layer, frozen=True):
     models: tuple[Model, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     embedding: Embedding = msgspec.field(default_factory=Embedding)
+    routes: tuple[Route, ...] = ()
+    routing: Routing = msgspec.field(default_factory=Routing)
     limits: Limits = msgspec.field(default_factory=Limits)
     wallet: Wallet = msgspec.field(default_factory=Wallet)
     log: Log = msgspec.field(default_factory=Log)

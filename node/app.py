@@ -37,6 +37,7 @@ from r3mes.actors.requests.envelope import RequestVerifier
 from r3mes.actors.requests.replay import ReplayGuard
 from r3mes.actors.router import Message as RouterMessage
 from r3mes.actors.router import Router, RouterClient
+from r3mes.actors.semantic.router import SemanticRouter
 from r3mes.actors.serving import Serving
 from r3mes.actors.store import Store
 from r3mes.actors.tracing import NO_TRACER, Tracer
@@ -52,6 +53,7 @@ from r3mes.errors import (
 from r3mes.ids import PeerId
 from r3mes.node import lifecycle, logs
 from r3mes.node.adapters import Adapters
+from r3mes.node.auto import AutoGateway, plan_of
 from r3mes.node.catalogue import Catalogue
 from r3mes.node.clock import ClockWatch, now_ms
 from r3mes.node.doctor.finding import Subject
@@ -97,6 +99,7 @@ from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
 from r3mes.node.rpc.methods.node_events import NodeEvents
+from r3mes.node.rpc.methods.route import RouteMethods
 from r3mes.node.rpc.methods.wallet import WalletMethods
 from r3mes.node.running import Running, read_running, remove_running, write_running
 from r3mes.node.state import State
@@ -114,6 +117,7 @@ UNWATCHED_S = 60.0
 STORE_START_S = 900.0
 """Opening the store checks the whole file, and may migrate it."""
 
+ROUTING = ("routing.outside", "routing.outside_held_out", "routing.most_wrong")
 RATES = ("limits.rpm_per_key", "limits.rpm_per_address", "limits.auth_failures_per_address")
 
 ADMIN_SOCKET = "admin.sock"
@@ -204,6 +208,9 @@ class Node:
         self.stop = Stop()
         self._routes = Routes(key.peer_id, vault.address, self._models, self.router)
         self._gateway = self._gateway_of()
+        client = EmbeddingClient(self._embedding_actor) if self._embedding_actor else None
+        self._semantic = SemanticRouter(client, plan_of(config))
+        self._auto = AutoGateway(self._gateway, self._semantic, lambda: reload.config)
         self._embeddings = self._embeddings_of()
         self._rates = Rates(config.limits)
         self.rpc = self._rpc()
@@ -238,6 +245,9 @@ class Node:
             live(key, self._limit_rates)
         live("limits.queue", self._let_wait)
         live("wallet.max_price_uremes", self._limit_price)
+        for key in ("routes", *ROUTING):
+            live(key, lambda config: self._semantic.follow(plan_of(config)))
+        live("routing.default", lambda config: None)  # looked up with every prompt
         live("models", lambda config: self._models.price(config.models))
 
     def _allow(self, config: Config) -> None:
@@ -318,9 +328,10 @@ class Node:
             ModelMethods(catalogue, drain_seconds=config.limits.drain_seconds),
             ModelAdapters(Adapters(inference), drain_seconds=config.limits.drain_seconds),
             ModelJobs(Jobs(self.pulls, served_sources(config))),
-            InferMethods(self._gateway, self.active, estimates),
-            InferStream(self._gateway),
-            InferEmbed(self._gateway, self._embeddings),
+            InferMethods(self._auto, self.active, estimates),
+            InferStream(self._auto),
+            InferEmbed(self._auto, self._embeddings),
+            RouteMethods(self._auto, self._semantic, self.reload),
             WalletMethods(config, self.vault),
             EarnMethods(self.earnings),
             KeyMethods(self.keyring, self.ledger),
@@ -374,7 +385,7 @@ class Node:
     def _api(self) -> HttpChild:
         api = self._config.api
         app = build_app(
-            gateway=self._gateway,
+            gateway=self._auto,
             keyring=self.keyring,
             state=self.state,
             rpc=self.rpc,
@@ -415,7 +426,7 @@ class Node:
 
     def _admin(self) -> HttpChild:
         app = build_admin_app(
-            gateway=self._gateway,
+            gateway=self._auto,
             state=self.state,
             rpc=self.rpc,
             stopping=self._doors.stopped,
@@ -455,6 +466,7 @@ class Node:
         pulls = ChildSpec("pulls", self.pulls.run)
         memory = ChildSpec("memory", Pressure(self.inference).run)
         router = ChildSpec("router", self._route, intake=self._router_mailbox)
+        semantic = ChildSpec("semantic", self._semantic.run)
         canary = ChildSpec("canary", self.canary.run)
         summary = ChildSpec("summary", self._summary.run)
         levels = ChildSpec("log-levels", self.log_levels.run)
@@ -462,7 +474,20 @@ class Node:
         lan = [ChildSpec("lan", Lan(self.network).run)] if self._config.p2p.lan_discovery else []
         clock = ChildSpec("clock", self.clock.run)
         return Supervisor(
-            "work", [pulls, *models, memory, router, *lan, canary, clock, levels, watching, summary]
+            "work",
+            [
+                pulls,
+                *models,
+                memory,
+                router,
+                semantic,
+                *lan,
+                canary,
+                clock,
+                levels,
+                watching,
+                summary,
+            ],
         )
 
     def _surface(self) -> Supervisor:

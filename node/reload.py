@@ -115,7 +115,8 @@ class Reload:
 
     def _take(self, new: Loaded) -> Reloaded:
         before, wanted = self.config, new.config
-        keys = [key for key in all_keys() if value_of(before, key) != value_of(wanted, key)]
+        every = (*all_keys(), *(name for name in TABLES if name != MODELS))
+        keys = [key for key in every if value_of(before, key) != value_of(wanted, key)]
         changed = [key for key in keys if key in self._live]
         models, prices = _repriced(before.models, wanted.models)
         if MODELS not in self._live:
@@ -125,7 +126,6 @@ class Reload:
         rest = [key for key in keys if key not in self._live]
         if models != wanted.models:
             rest.append(MODELS)
-        rest += [name for name in TABLES if name != MODELS and _differ(before, wanted, name)]
         still = {key: self.loaded.origins.get(key, "default") for key in rest}
         self.loaded = replace(self.loaded, config=after, origins={**new.origins, **still})
         return Reloaded((*changed, *prices), tuple(rest))
@@ -148,12 +148,8 @@ def _with(config: Config, values: Mapping[str, object], models: tuple[Model, ...
     for key, value in values.items():
         section, _, name = key.partition(".")
         layer = layers.get(section, getattr(config, section))
-        layers[section] = msgspec.structs.replace(layer, **{name: value})
+        layers[section] = msgspec.structs.replace(layer, **{name: value}) if name else value
     return msgspec.structs.replace(config, models=models, **layers)
-
-
-def _differ(one: Config, other: Config, section: str) -> bool:
-    return bool(getattr(one, section) != getattr(other, section))
 
 
 def _repriced(

@@ -19,6 +19,7 @@ from r3mes.node.cli import (
     logs,
     models,
     peers,
+    routes,
     run,
     service,
     status,
@@ -83,6 +84,7 @@ for command in COMMANDS:
     app.command(cls=Command)(command)
 app.add_typer(peers.app, name="peers")
 app.add_typer(models.app, name="models")
+app.add_typer(routes.app, name="routes")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")

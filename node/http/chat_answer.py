@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_error, send_whole, while_present
 from r3mes.node.http.chat_choices import Choice, Delta, Opening, write_choices
-from r3mes.node.http.chat_objects import chunk, completion, figures_of, usage_of
+from r3mes.node.http.chat_objects import auto_headers, chunk, completion, figures_of, usage_of
 from r3mes.node.http.errors import as_r3mes_error, error_object
 
 KEEP_ALIVE_S = 10.0
@@ -46,7 +46,8 @@ class ChatResponse(Response):
 
     def head(self, choice: Choice) -> dict[str, str]:
         answer = choice.answer
-        return {**self._extra, "x-r3mes-route": answer.route, "x-r3mes-peer": answer.peer}
+        where = {"x-r3mes-route": answer.route, "x-r3mes-peer": answer.peer}
+        return {**self._extra, **where, **auto_headers(answer)}
 
 
 class WholeAnswer(ChatResponse):

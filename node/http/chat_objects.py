@@ -11,6 +11,9 @@ from r3mes.actors.requests.logprobs import Logprob
 from r3mes.node.http.chat_choices import Choice
 from r3mes.node.http.ports import Answer
 
+AUTO_HEADERS = ("route", "model", "score", "margin", "abstained", "method")
+"""What of the router's decision is told in headers; its reason may have letters unfit for one."""
+
 
 def completion(choices: Sequence[Choice], *, created: int) -> dict[str, object]:
     """The ``chat.completion`` object of answers that have ended; ``created`` in unix seconds."""
@@ -79,7 +82,15 @@ def figures_of(answers: Sequence[Answer]) -> dict[str, object]:
         "queue_ms": round(first.queue_ms, 3),
         "route": first.route,
     }
+    if first.auto is not None:
+        figures["auto"] = dict(first.auto)
     return figures | ({"choices": [figures_of([answer]) for answer in answers]} if more else {})
+
+
+def auto_headers(answer: Answer) -> dict[str, str]:
+    """How the model was chosen, if the router chose it."""
+    known = {name: value for name, value in (answer.auto or {}).items() if name in AUTO_HEADERS}
+    return {f"x-r3mes-auto-{name}": str(value).lower() for name, value in known.items()}
 
 
 def _logprobs(tokens: Sequence[Sequence[Logprob]]) -> dict[str, object] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
 from r3mes.actors.gateway import ChatRequest
+from r3mes.config.schema import AUTO
 from r3mes.errors import Forbidden
 from r3mes.node.http.ports import Answer, ApiKey, Gateway, ModelEntry
 
@@ -28,8 +29,26 @@ class KeyedGateway:
         Raises:
             Forbidden: the key may not ask this model.
         """
+        request = replace(request, key_id=self._key.id)
+        if request.model == AUTO:
+            return self._chosen(request)
         self.check(request.model)
-        return self._gateway.complete(replace(request, key_id=self._key.id))
+        return self._gateway.complete(request)
+
+    @asynccontextmanager
+    async def _chosen(self, request: ChatRequest) -> AsyncIterator[Answer]:
+        async with self._gateway.complete(await self.choose(request)) as answer:
+            yield answer
+
+    async def choose(self, request: ChatRequest) -> ChatRequest:
+        """``request`` with the model that is asked: the router's choice if it is ``auto``.
+
+        Raises:
+            Forbidden: the key may not ask it.
+        """
+        chosen = await self._gateway.choose(request) if request.model == AUTO else request
+        self.check(chosen.model)
+        return chosen
 
     async def models(self) -> Sequence[ModelEntry]:
         """Those that the key may ask."""

@@ -34,6 +34,8 @@ class Answer(Protocol):
     def receipt_id(self) -> str: ...
     @property
     def queue_ms(self) -> float: ...
+    @property
+    def auto(self) -> Mapping[str, object] | None: ...
     def __aiter__(self) -> AsyncIterator[str]: ...
     def new_logprobs(self) -> Sequence[Sequence[Logprob]]:
         """Of the tokens since the last call, if asked for: its own, then those of the likeliest."""
@@ -70,6 +72,14 @@ class Gateway(Protocol):
 
     async def models(self) -> Sequence[ModelEntry]:
         """Every model that can be asked for, once, our own first."""
+        ...
+
+    async def choose(self, request: ChatRequest) -> ChatRequest:
+        """``request`` with the model that the router chooses for it.
+
+        Raises:
+            R3mesError: why there is none.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -94,6 +94,10 @@ class SmallAnswer:
     queue_ms: float = 1.5
 
     @property
+    def auto(self) -> Mapping[str, object] | None:
+        return self.request.auto
+
+    @property
     def model(self) -> str:
         return self.request.model
 
@@ -163,6 +167,10 @@ class SmallGateway:
 
     async def models(self) -> list[SmallModel]:
         return [SmallModel("org/tiny"), SmallModel("other")]
+
+    async def choose(self, request: ChatRequest) -> ChatRequest:
+        auto = {"route": "chat", "model": "org/tiny", "score": 0.5, "abstained": False, "why": "ü"}
+        return replace(request, model="org/tiny", auto=auto)
 
 
 class SmallEmbeddings:

@@ -56,6 +56,26 @@ class EmbeddingClient:
             await self.board.changed.wait()
         return self.board
 
+    def hash(self) -> bytes | None:
+        """Of the model's files; None while it cannot embed."""
+        ready = self.board.ready
+        return ready.hash if ready is not None and self.board.state == "ready" else None
+
+    async def wait_change(self) -> None:
+        """Wait until the model is ready, restarts or fails."""
+        await self.board.changed.wait()
+
+    async def vectors(self, texts: Sequence[str], *, deadline_s: float) -> Vectors:
+        """Of length 1, for the router; of long texts their beginnings'.
+
+        Raises:
+            R3mesError: as `embed`.
+        """
+        found = (await self.embed(texts, deadline_s=deadline_s, cut=True)).vectors
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        vectors: Vectors = found / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return vectors
+
     async def embed(
         self, texts: Sequence[str | Sequence[int]], *, deadline_s: float, cut: bool = False
     ) -> Embeddings:

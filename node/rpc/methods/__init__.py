@@ -22,6 +22,7 @@ from r3mes.node.rpc.methods.net import NetMethods
 from r3mes.node.rpc.methods.node import NodeMethods
 from r3mes.node.rpc.methods.node_control import NodeControl
 from r3mes.node.rpc.methods.node_events import NodeEvents
+from r3mes.node.rpc.methods.route import RouteMethods
 from r3mes.node.rpc.methods.rpc import RpcMethods
 from r3mes.node.rpc.methods.wallet import WalletMethods
 
@@ -37,6 +38,7 @@ NAMESPACES: tuple[type, ...] = (
     InferMethods,
     InferStream,
     InferEmbed,
+    RouteMethods,
     WalletMethods,
     EarnMethods,
     KeyMethods,

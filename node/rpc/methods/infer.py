@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 
 from r3mes.actors.active import UnderWay
+from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import (
     BadRequest,
     ContextLengthExceeded,
@@ -113,9 +114,10 @@ class InferMethods:
         max_tokens: Tokens | None = None,
     ) -> Estimate:
         """What a chat would cost at most, and who would be asked; no model runs for it."""
-        KeyedGateway(self._gateway, context.key).check(model)
         plain = [message.plain() for message in messages]
-        return await self._estimates.estimate(model, plain, max_tokens)
+        keyed = KeyedGateway(self._gateway, context.key)
+        chosen = await keyed.choose(ChatRequest(model, plain))
+        return await self._estimates.estimate(chosen.model, plain, max_tokens)
 
     @method("infer_active", scope="a")
     async def active(self) -> list[UnderWay]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import trio
 
+from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import NoPeer, NotReady
 from r3mes.node.http import chat_answer
 
@@ -389,3 +391,30 @@ async def test_many_at_once(api: Api, chat: Body) -> None:
             for _ in range(10):
                 nursery.start_soon(one)
     assert statuses == [1] * 10
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_router_chose_is_told(api: Api, chat: dict[str, Any], stream: bool) -> None:
+    async with api.client("r3k_tiny") as client:
+        answer = await client.post(
+            "/v1/chat/completions", json=chat | {"model": "auto", "stream": stream}
+        )
+    assert answer.headers["x-r3mes-auto-route"] == "chat"
+    assert answer.headers["x-r3mes-auto-abstained"] == "false"
+    assert "x-r3mes-auto-why" not in answer.headers
+    last = answer.text.split("data: ")[-2] if stream else answer.text
+    assert json.loads(last)["r3mes"]["auto"]["score"] == 0.5
+    assert [request.model for request in api.gateway.requests] == ["org/tiny"]
+
+
+async def test_the_router_opens_no_model_that_the_key_may_not_ask(
+    api: Api, chat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def choose(request: ChatRequest) -> ChatRequest:
+        return replace(request, model="other")
+
+    monkeypatch.setattr(api.gateway, "choose", choose)
+    async with api.client("r3k_tiny") as client:
+        answer = await client.post("/v1/chat/completions", json=chat | {"model": "auto"})
+    assert answer.status_code == 403
+    assert api.gateway.requests == []

@@ -95,6 +95,9 @@ class ListedGateway:
     async def models(self) -> list[SmallModel]:
         return await self.gateway.models()
 
+    async def choose(self, request: ChatRequest) -> ChatRequest:
+        return await self.gateway.choose(request)
+
 
 @dataclass
 class Surface:
