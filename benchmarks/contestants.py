@@ -137,7 +137,9 @@ class Command:
 
 def _transformers(rivals: Rivals, model: Path, port: int) -> Sequence[str]:
     program = str(rivals.program("transformers_serve", "transformers"))
-    options = ["--continuous-batching", "--device", "cpu", "--dtype", "bfloat16"]
+    # By itself it takes more than half of the machine's memory for keys and values.
+    memory = ["--cb-max-memory-percent", "0.05"]
+    options = ["--continuous-batching", *memory, "--device", "cpu", "--dtype", "bfloat16"]
     return [program, "serve", *options, "--host", "127.0.0.1", "--port", str(port), str(model)]
 
 

@@ -32,6 +32,7 @@ numbers = iter(range(10**9))
 def play(arrivals: list[tuple[float, str]], new_tokens: int) -> list[tuple[float, list[float]]]:
     config = openvino_genai.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True)
     config.do_sample = False
+    config.set_eos_token_id(0)  # our models have none, and it insists on one
     prompts = [np.array([tokenizer.encode(text).ids], np.int64) for _, text in arrivals]
     waiting = list(zip(arrivals, prompts, strict=True))
     running: list[tuple[Any, list[float]]] = []
@@ -40,9 +41,9 @@ def play(arrivals: list[tuple[float, str]], new_tokens: int) -> list[tuple[float
     while waiting or running:
         now = time.perf_counter() - begun
         while waiting and waiting[0][0][0] <= now:
-            _, ids = waiting.pop(0)
+            (due, _), ids = waiting.pop(0)
             handle = pipeline.add_request(next(numbers), openvino.Tensor(ids), config)
-            seen.append((now, []))
+            seen.append((due, []))
             running.append((handle, seen[-1][1]))
         if not running:
             time.sleep(0.0005)
