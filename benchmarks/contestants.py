@@ -28,6 +28,7 @@ NEW_TOKENS = 64
 MOST_AT_ONCE = 16
 READY_S = 300.0
 OURS = "r3mes"
+CORES = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 LIMITS = {"slots": MOST_AT_ONCE, "queue": 256, "rpm_per_key": 0, "rpm_per_address": 0}
 
 
@@ -169,7 +170,7 @@ SERVERS = [
         "bf16",
         Command(
             _vllm,
-            {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"},
+            {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": CORES},
             {"ignore_eos": True},
         ),
     ),
@@ -246,7 +247,8 @@ class InProcess:
     def _read(self) -> bytes:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, self._log.read_text()[-2000:]
+        if not line:
+            raise RuntimeError(f"it ended: {_last_line(self._log)}")
         return line
 
     def end(self) -> None:
@@ -282,8 +284,12 @@ def _wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None
         except httpx.HTTPError:
             time.sleep(0.2)
     end(process)
+    raise RuntimeError(f"its server did not start: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-    raise RuntimeError(f"its server did not start: {lines[-1][:300]}")
+    return lines[-1][:300]
 
 
 def alone(running: Sequence[Contestant], chosen: Contestant) -> None:

@@ -103,7 +103,7 @@ def reasons(figures: Mapping[str, object], known: Mapping[str, str]) -> dict[str
         inner = value.items() if name == "ratios" and isinstance(value, dict) else ()
         for rival, one in inner:
             if one is None:
-                found[f"{name}.{rival}"] = known.get(rival, "it answered no play")
+                found[f"{name}.{rival}"] = known.get(rival) or "it answered no play"
         if value is None:
-            found[name] = known.get(name, "what it is made of was not measured")
+            found[name] = known.get(name) or "what it is made of was not measured"
     return found
