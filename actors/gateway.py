@@ -77,7 +77,7 @@ class ChatRequest:
         max_tokens: most tokens to write; None for as many as fit.
         seed: of the sampling; None for a fresh one.
         min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, logprobs,
-            grammar_kind, grammar: as
+            grammar_kind, grammar, tools, call: as
             `r3mes.actors.requests.job.InferJob` has them.
         key_id: the API key that it came with, for its usage; None from elsewhere.
         request_id: names it while it is under way; made if it is empty.
@@ -100,6 +100,8 @@ class ChatRequest:
     logprobs: int = 0
     grammar_kind: str = ""
     grammar: str = ""
+    tools: bytes = b""
+    call: str = ""
     key_id: str | None = None
     request_id: str = ""
     auto: Mapping[str, object] | None = None
@@ -164,6 +166,8 @@ class Answer:
         self.output_ids: list[int] = []
         self._logprobs: list[tuple[Logprob, ...]] = []
         self.logprobs_asked = 0
+        self.calls = ""
+        """The form in which it writes calls of tools; empty if none were shown."""
         self.queue_ms = 0.0
         self.settled = False
         self.key_id: str | None = None
@@ -365,6 +369,7 @@ class Gateway:
             raise WireError(f"{candidate.peer} counts more prompt than the model's context takes")
         answer.prompt_ids, answer.key_id = tuple(accepted.prompt_ids), request.key_id
         answer.auto = request.auto
+        answer.calls = accepted.calls if request.tools else ""
         watched.model, watched.prompt_tokens = answer.model, answer.prompt_tokens
         answer.queue_ms = (trio.current_time() - started) * 1000
         return answer
@@ -512,4 +517,6 @@ def _job(request: ChatRequest) -> InferJob:
         logprobs=request.logprobs,
         grammar_kind=request.grammar_kind,
         grammar=request.grammar,
+        tools=request.tools,
+        call=request.call,
     )

@@ -75,6 +75,8 @@ class Generation(Protocol):
     def finish_reason(self) -> str: ...
     @property
     def queue_s(self) -> float: ...
+    @property
+    def calls(self) -> str: ...
     def __aiter__(self) -> AsyncIterator[Chunk]: ...
     def cancel(self) -> None: ...
 
@@ -238,7 +240,7 @@ class Serving:
             self._tell(Queued(offer.name, generation.queue_s))
             self._check_price(accepted, len(generation.prompt_ids))
             accepted.watched.prompt_tokens = len(generation.prompt_ids)
-            await call.accept(generation.prompt_ids)
+            await call.accept(generation.prompt_ids, generation.calls)
             await self._relay(accepted, generation, call)
         with part("r3mes.settle"):
             await self._close(accepted, generation, call)

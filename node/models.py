@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Literal
 
 import msgspec
 
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob, Generation
 from r3mes.actors.inference.settings import AdapterSettings, ModelSettings, UpstreamSettings
-from r3mes.actors.requests.job import InferJob
+from r3mes.actors.requests.job import ANY_CALL, InferJob
 from r3mes.config.load import served_name
 from r3mes.config.schema import Adapter, Config, Model
 from r3mes.errors import BadRequest
@@ -86,6 +87,8 @@ class OwnModels:
                 logprobs=job.logprobs,
                 grammar_kind=job.grammar_kind,
                 grammar=job.grammar,
+                tools=_tools(job),
+                call=job.call,
             ),
             deadline_s=deadline_s,
         )
@@ -96,6 +99,30 @@ def _messages(job: InferJob) -> list[dict[str, object]]:
         return msgspec.json.decode(job.messages, type=list[dict[str, object]])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"messages is no list of objects: {error}", param="messages") from None
+
+
+class _Function(msgspec.Struct):
+    name: str
+    description: str = ""
+    parameters: dict[str, object] | None = None
+
+
+class _Tool(msgspec.Struct):
+    function: _Function
+    type: Literal["function"] = "function"
+
+
+def _tools(job: InferJob) -> list[dict[str, object]]:
+    if not job.tools:
+        return []
+    try:
+        named = msgspec.json.decode(job.tools, type=list[_Tool])
+        tools = msgspec.json.decode(job.tools, type=list[dict[str, object]])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadRequest(f"tools is no list of functions: {error}", param="tools") from None
+    if job.call not in ("", ANY_CALL, *(tool.function.name for tool in named)):
+        raise BadRequest(f"there is no tool {job.call}", param="tool_choice")
+    return tools
 
 
 def model_settings(model: Model, config: Config) -> ModelSettings:

@@ -26,12 +26,14 @@ from r3mes.actors.inference.actor import (
     UnloadAdapter,
     Withdraw,
 )
+from r3mes.actors.inference.calls import CallForm
 from r3mes.actors.inference.choice import UPSTREAM
 from r3mes.actors.inference.generation import GenerateJob, Generation, Ticket
 from r3mes.actors.inference.manifest import Manifest, with_adapter
 from r3mes.actors.inference.protocol import Start, pack_ids
 from r3mes.actors.inference.settings import AdapterSettings
 from r3mes.actors.inference.shelf import Shelved
+from r3mes.actors.inference.text import Text
 from r3mes.actors.inference.verifying import Verification, verify
 from r3mes.actors.kernel.mailbox import Mailbox
 from r3mes.errors import (
@@ -242,16 +244,18 @@ class InferenceClient:
         ready, adapter = _ready(job.model, board), _adapter(job.model, board)
         deadline = trio.current_time() + deadline_s
         _check(job, ready.vocabulary)
-        prompt = await ready.text.prompt(job.messages)
-        grammar = await ready.text.grammar(job.grammar_kind, job.grammar)
+        form = ready.text.call_form(job.tools)
+        prompt = await ready.text.prompt(job.messages, job.tools)
+        grammar = await _grammar(job, form, ready.text)
         start = _start(job, prompt, ready, grammar, self._owner())
-        writer = await ready.text.writer(job.stop, job.emitted)
+        writer = await ready.text.writer(job.stop, job.emitted, form)
         ticket = Ticket(start, deadline, adapter, job.messages)
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
             await _enqueue(mailbox, ticket)
             await _begin(ticket)
-            yield Generation(prompt, ticket, writer, withdraw, ready.text.spelling)
+            calls = form.name if form else ""
+            yield Generation(prompt, ticket, writer, withdraw, ready.text.spelling, calls)
         finally:
             ticket.ids_out.close()
             withdraw()
@@ -286,6 +290,12 @@ def _ready(name: str, board: Board) -> Ready:
     if board.state in ("failed", "unloading", "unloaded") and board.error is not None:
         raise type(board.error)(board.error.detail, do=board.error.do)
     raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
+
+
+async def _grammar(job: GenerateJob, form: CallForm | None, text: Text) -> str:
+    if form is None or not job.call:
+        return await text.grammar(job.grammar_kind, job.grammar)
+    return await text.call_grammar(form, job.tools, job.call)
 
 
 def _start(

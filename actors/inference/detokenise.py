@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Tokenizer
+
+NOTHING: Mapping[int, str] = {}
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 HELD_MARKS = 3
@@ -21,16 +23,22 @@ class Detokeniser:
 
     Source: the scheme of vLLM and text-generation-inference (prefix and read offset), with a
     bound on what is held back.
+
+    Args:
+        tokenizer: special tokens have no text for it.
+        shown: special tokens that are a part of the text nevertheless.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, shown: Mapping[int, str] = NOTHING) -> None:
+        self._tokenizer, self._shown = tokenizer, shown
         self._ids: list[int] = []  # a settled part, for context, and the part being written
         self._settled = 0
         self._told = 0  # characters of the decoded ids that were given out
 
     def feed(self, token: int) -> str:
         """What ``token`` makes certain; may be empty."""
+        if token in self._shown:
+            return self._show(token)
         self._ids.append(token)
         text = self._decode(self._ids)
         marks = len(text) - len(text.rstrip(UNKNOWN))
@@ -45,6 +53,12 @@ class Detokeniser:
     def flush(self) -> str:
         """What was held back; the stream has ended."""
         return self._decode(self._ids)[self._told :]
+
+    def _show(self, token: int) -> str:
+        """What was held back, and the text of a special token."""
+        before = self.flush()
+        self._ids, self._settled, self._told = [], 0, 0
+        return before + self._shown[token]
 
     def _settle(self) -> None:
         self._ids = self._ids[self._settled :]
@@ -96,12 +110,17 @@ class Writer:
     Args:
         emitted: ids of the answer that were written before; their text is not given out again,
             but what was held back behind them is.
+        shown: as for `Detokeniser`.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], emitted: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        emitted: Sequence[int] = (),
+        shown: Mapping[int, str] = NOTHING,
     ) -> None:
-        self._detokeniser = Detokeniser(tokenizer)
+        self._detokeniser = Detokeniser(tokenizer, shown)
         self._scanner = StopScanner(stops)
         for token in emitted:
             self.feed(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import trio
@@ -36,7 +36,8 @@ class GenerateJob:
         min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias: see
             `r3mes.actors.inference.sampling.Sampling`.
         logprobs: how many log-probabilities to tell of each token, its own the first; 0 for none.
-        grammar_kind, grammar: what the answer must look like, as
+        tools: that the model is shown, as OpenAI describes them.
+        grammar_kind, grammar, call: what the answer must look like, as
             `r3mes.actors.requests.job.InferJob` has them.
     """
 
@@ -57,6 +58,8 @@ class GenerateJob:
     logprobs: int = 0
     grammar_kind: str = ""
     grammar: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +160,14 @@ class Generation:
         writer: Writer,
         withdraw: Callable[[], None],
         spell: Spelling,
+        calls: str = "",
     ) -> None:
         self.prompt_ids = prompt_ids
         self.finish_reason = ""
         self._ticket, self._writer, self._withdraw = ticket, writer, withdraw
         self._spell = spell
+        self.calls = calls
+        """The form in which the model writes calls of tools; empty if it was shown none."""
         self._logprobs: list[bytes] = []
         self._output: list[int] = []
         self._ids: list[int] = []  # of the chunk being gathered

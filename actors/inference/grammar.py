@@ -45,11 +45,24 @@ def compiled(kind: str, source: str) -> str:
     return on_deep_stack(lambda: _compiled(kind, source))
 
 
+def compiled_lark(lark: str) -> str:
+    """A Lark grammar that we wrote around what a caller gave, checked as by `compiled`."""
+
+    def check() -> str:
+        return _checked("tools", LLMatcher.grammar_from_lark(lark))
+
+    return on_deep_stack(check)
+
+
 def _compiled(kind: str, source: str) -> str:
     try:
         grammar = _translated(kind, source)
     except Exception as error:  # noqa: BLE001  llguidance's reader of GBNF raises just that
         raise refused(kind, str(error) or type(error).__name__) from None
+    return _checked(kind, grammar)
+
+
+def _checked(kind: str, grammar: str) -> str:
     wrong, said = LLMatcher.validate_grammar_with_warnings(grammar, None, limits=LIMITS)
     if wrong:
         raise refused(kind, said[0])

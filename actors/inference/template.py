@@ -1,7 +1,7 @@
 """Chat templates: untrusted Jinja from a model's files, rendered as transformers renders it.
 
 Source: ``transformers.utils.chat_template_utils`` 5.23, whose environment this is without
-importing transformers (1.2 s, and torch with it).  Left out: tools and documents, and the marks
+importing transformers (1.2 s, and torch with it).  Left out: documents, and the marks
 of assistant tokens, whose block is rendered as plain text.  Added: products are bounded, because
 the sandbox lets a template ask for ``'x' * 10**10``.
 """
@@ -103,8 +103,16 @@ class ChatTemplate:
             raise ValueError(f"the chat template is not valid Jinja: {error}") from None
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, object]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] = (),
+    ) -> str:
         """The prompt as text, ready for the answer.
+
+        Args:
+            messages: the conversation.
+            tools: that the model is shown, as OpenAI describes them.
 
         Raises:
             BadRequest: the template does not accept these messages.
@@ -116,7 +124,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=plain,
                 add_generation_prompt=True,
-                tools=None,
+                tools=[dict(tool) for tool in tools] or None,
                 documents=None,
                 **self._special_tokens,
             )
@@ -140,7 +148,30 @@ def _plain(message: Mapping[str, object]) -> dict[str, object]:
         copy["content"] = "\n".join(map(_part, content))
     elif not isinstance(content, str | None):
         raise BadRequest("content is neither text nor a list of parts", param="messages")
+    for call in copy.get("tool_calls") or ():
+        _open_arguments(call)
     return copy
+
+
+def _open_arguments(call: object) -> None:
+    """Templates take the arguments of a call as an object, and OpenAI has them as text."""
+    match call:
+        case {"function": {"arguments": str(text)} as function}:
+            function["arguments"] = _object(text)
+        case {"function": {"arguments": dict()}}:
+            pass
+        case _:
+            raise BadRequest("a call of a tool has no arguments", param="messages")
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise BadRequest("the arguments of a call are not a JSON object", param="messages")
+    return value
 
 
 def _part(part: object) -> str:

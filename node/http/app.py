@@ -195,9 +195,14 @@ async def chat_completions(body: ChatBody, request: Request, gateway: TheGateway
     openings = [gateway.complete(replace(one, request_id=request_id)) for one in body.requests()]
     headers = {"x-r3mes-ignored": body.ignored()} if body.ignored() else {}
     if not body.stream:
-        return WholeAnswer(openings, headers)
+        return WholeAnswer(openings, headers, one_call=body.one_call)
     options = body.stream_options
-    return StreamedAnswer(openings, headers, include_usage=bool(options and options.include_usage))
+    return StreamedAnswer(
+        openings,
+        headers,
+        one_call=body.one_call,
+        include_usage=bool(options and options.include_usage),
+    )
 
 
 @invoke_routes.post("/v1/embeddings")

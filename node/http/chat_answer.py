@@ -17,7 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from r3mes.node.http.asgi import send_error, send_whole, while_present
 from r3mes.node.http.chat_choices import Choice, Delta, Opening, write_choices
-from r3mes.node.http.chat_objects import auto_headers, chunk, completion, figures_of, usage_of
+from r3mes.node.http.chat_objects import (
+    auto_headers,
+    chunk,
+    completion,
+    figures_of,
+    told_of,
+    usage_of,
+)
 from r3mes.node.http.errors import as_r3mes_error, error_object
 
 KEEP_ALIVE_S = 10.0
@@ -30,11 +37,14 @@ class ChatResponse(Response):
     Args:
         openings: of the answers, one for each choice.
         headers: sent besides our own.
+        one_call: what a choice calls after the first is dropped.
     """
 
-    def __init__(self, openings: Sequence[Opening], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, openings: Sequence[Opening], headers: Mapping[str, str], *, one_call: bool
+    ) -> None:
         super().__init__(headers=dict(headers))
-        self._openings, self._extra = openings, headers
+        self._openings, self._extra, self._one_call = openings, headers, one_call
         self._created = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +65,7 @@ class WholeAnswer(ChatResponse):
 
     async def answer(self, send: Send) -> None:
         try:
-            choices = await write_choices(self._openings)
+            choices = await write_choices(self._openings, one_call=self._one_call)
         except Exception as error:  # noqa: BLE001  crash boundary: every failure has an answer
             await send_error(send, as_r3mes_error(error))
             return
@@ -72,9 +82,14 @@ class StreamedAnswer(ChatResponse):
     """
 
     def __init__(
-        self, openings: Sequence[Opening], headers: Mapping[str, str], *, include_usage: bool
+        self,
+        openings: Sequence[Opening],
+        headers: Mapping[str, str],
+        *,
+        one_call: bool,
+        include_usage: bool,
     ) -> None:
-        super().__init__(openings, headers)
+        super().__init__(openings, headers, one_call=one_call)
         self._include_usage = include_usage
 
     async def answer(self, send: Send) -> None:
@@ -89,7 +104,7 @@ class StreamedAnswer(ChatResponse):
 
     async def _stream(self) -> None:
         self._id = ""
-        choices = await write_choices(self._openings, self)
+        choices = await write_choices(self._openings, self, one_call=self._one_call)
         if self._include_usage:
             answers = [choice.answer for choice in choices]
             usage = self._chunk(choices[0], {}) | {"choices": [], "usage": usage_of(answers)}
@@ -101,9 +116,12 @@ class StreamedAnswer(ChatResponse):
         await self._events.send(self._chunk(choice, {"role": "assistant", "content": ""}))
 
     async def wrote(self, choice: Choice, delta: Delta) -> None:
-        await self._events.send(self._chunk(choice, {"content": delta.text}, delta=delta))
+        await self._events.send(self._chunk(choice, told_of(delta), delta=delta))
 
     async def ended(self, choice: Choice, rest: Delta) -> None:
+        if rest.text or rest.calls:
+            await self.wrote(choice, rest)
+            rest = Delta()
         last = self._chunk(choice, {}, choice.finish_reason, delta=rest)
         await self._events.send(last | {"r3mes": figures_of([choice.answer])})
 

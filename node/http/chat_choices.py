@@ -12,6 +12,7 @@ import trio
 from r3mes.actors.kernel.failure import real_error
 from r3mes.actors.requests.logprobs import Logprob
 from r3mes.node.http.ports import Answer
+from r3mes.node.http.tool_calls import Call, Piece, reader_of
 
 Opening: TypeAlias = AbstractAsyncContextManager[Answer]
 """Entering it finds somebody who answers; leaving it early cancels the answer."""
@@ -19,9 +20,16 @@ Opening: TypeAlias = AbstractAsyncContextManager[Answer]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What is new in a choice: text, and the log-probabilities of the tokens behind it."""
+    """What is new in a choice.
+
+    Args:
+        text: behind the text so far.
+        calls: of tools, each with its place among all.
+        logprobs: of the tokens behind both.
+    """
 
     text: str = ""
+    calls: tuple[tuple[int, Call], ...] = ()
     logprobs: tuple[Sequence[Logprob], ...] = ()
 
 
@@ -31,22 +39,40 @@ class Choice:
     Args:
         index: its place among them.
         answer: whose text it is.
+        one_call: what it calls after the first is dropped.
     """
 
-    def __init__(self, index: int, answer: Answer) -> None:
+    def __init__(self, index: int, answer: Answer, *, one_call: bool = False) -> None:
         self.index, self.answer = index, answer
+        self._reader, self._one_call = reader_of(answer.calls), one_call
         self.text = ""
+        self.calls: list[Call] = []
         self.logprobs: list[Sequence[Logprob]] = []
 
     @property
     def finish_reason(self) -> str:
         """As OpenAI names it; holds when the answer has ended."""
-        return self.answer.finish_reason
+        ended = self.answer.finish_reason
+        return "tool_calls" if self.calls and ended == "stop" else ended
 
-    def take(self, text: str) -> Delta:
-        """The answer goes on with ``text``."""
-        delta = Delta(text, tuple(self.answer.new_logprobs()))
-        self.text += delta.text
+    def take(self, text: str) -> Delta | None:
+        """The answer goes on with ``text``; None if that tells nothing yet."""
+        pieces = self._reader.feed(text)
+        return self._delta(pieces) if pieces else None
+
+    def finish(self) -> Delta:
+        """The answer has ended: what was not told yet."""
+        return self._delta(self._reader.end())
+
+    def _delta(self, pieces: Sequence[Piece]) -> Delta:
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [piece for piece in pieces if isinstance(piece, Call)]
+        if self._one_call:
+            calls = calls[: 1 - min(1, len(self.calls))]
+        first = len(self.calls)
+        delta = Delta(text, tuple(enumerate(calls, first)), tuple(self.answer.new_logprobs()))
+        self.text += text
+        self.calls += calls
         self.logprobs += delta.logprobs
         return delta
 
@@ -76,9 +102,14 @@ UNHEARD = Unheard()
 
 
 async def write_choices(
-    openings: Sequence[Opening], listener: Listener = UNHEARD
+    openings: Sequence[Opening], listener: Listener = UNHEARD, *, one_call: bool = False
 ) -> Sequence[Choice]:
     """Have all answers written at the same time; one that fails ends the others.
+
+    Args:
+        openings: of the answers, one for each choice.
+        listener: is told as they come.
+        one_call: what a choice calls after the first is dropped.
 
     Raises:
         R3mesError: the first failure.
@@ -87,11 +118,12 @@ async def write_choices(
 
     async def write(index: int, opening: Opening) -> None:
         async with opening as answer:
-            choice = choices[index] = Choice(index, answer)
+            choice = choices[index] = Choice(index, answer, one_call=one_call)
             await listener.began(choice)
             async for text in answer:
-                await listener.wrote(choice, choice.take(text))
-        await listener.ended(choice, choice.take(""))
+                if (delta := choice.take(text)) is not None:
+                    await listener.wrote(choice, delta)
+        await listener.ended(choice, choice.finish())
 
     try:
         async with trio.open_nursery() as nursery:

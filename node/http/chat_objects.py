@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from r3mes.actors.requests.logprobs import Logprob
-from r3mes.node.http.chat_choices import Choice
+from r3mes.node.http.chat_choices import Choice, Delta
 from r3mes.node.http.ports import Answer
+from r3mes.node.http.tool_calls import Call
 
 AUTO_HEADERS = ("route", "model", "score", "margin", "abstained", "method")
 """What of the router's decision is told in headers; its reason may have letters unfit for one."""
@@ -26,7 +27,7 @@ def completion(choices: Sequence[Choice], *, created: int) -> dict[str, object]:
         "choices": [
             {
                 "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": _message(choice),
                 "logprobs": _logprobs(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
@@ -35,6 +36,25 @@ def completion(choices: Sequence[Choice], *, created: int) -> dict[str, object]:
         "usage": usage_of(answers),
         "r3mes": figures_of(answers),
     }
+
+
+def _message(choice: Choice) -> dict[str, object]:
+    calls = [_call(call) for call in choice.calls]
+    content = choice.text or (None if calls else "")
+    message = {"role": "assistant", "content": content, "refusal": None}
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def told_of(delta: Delta) -> dict[str, object]:
+    """What a chunk tells under ``delta``."""
+    calls = [{"index": index} | _call(call) for index, call in delta.calls]
+    text = {"content": delta.text} if delta.text or not (calls or delta.logprobs) else {}
+    return text | ({"tool_calls": calls} if calls else {})
+
+
+def _call(call: Call) -> dict[str, object]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def chunk(

@@ -4,15 +4,16 @@ Every number has a bound, because each costs somebody memory or time.  Fields th
 the answer in a way that we cannot are refused by name; fields that we do not know are let pass
 and listed in ``x-r3mes-ignored``.
 
-Source: OpenAI API reference, "Create chat completion"; tools and audio left out; ``top_k``,
+Source: OpenAI API reference, "Create chat completion"; audio left out; ``top_k``,
 ``min_p`` and ``repetition_penalty`` are vLLM's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,12 +22,21 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from r3mes.actors.gateway import ChatRequest
 from r3mes.errors import BadRequest
 from r3mes.node.http.chat_form import ResponseFormat, StructuredOutputs
+from r3mes.node.http.chat_tools import (
+    MAX_TOOLS,
+    NamedTool,
+    Tool,
+    ToolCall,
+    forced,
+    shown_tools,
+)
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
@@ -34,6 +44,7 @@ MAX_TOKENS = 1_000_000
 STOP_BYTES = 64
 MAX_IGNORED = 32
 MAX_CHOICES = 8
+MAX_CALLS = 128
 MAX_BIASED = 1024
 PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -64,8 +75,6 @@ Bias = Annotated[float, Field(ge=-100, le=100), Number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), Number]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -87,7 +96,7 @@ def _as_parts(content: object) -> object:
     """A text as its only part: a union of types would put pydantic's inner names into messages."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    if isinstance(content, list):
+    if content is None or isinstance(content, list):
         return content
     raise PydanticCustomError("content", "input should be a text or a list of text parts")
 
@@ -103,17 +112,36 @@ def _as_list(stop: object) -> object:
 class Message(BaseModel):
     """One message of the chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
-        list[TextPart],
-        Field(min_length=1, max_length=MAX_PARTS),
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart]),
-    ]
+        Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)] | None,
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None),
+    ] = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
+    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise PydanticCustomError("content", "a message has no content")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise PydanticCustomError("tool", "role tool and tool_call_id go together")
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("tool", "tool_calls are the assistant's")
+        return self
 
     def plain(self) -> dict[str, object]:
-        """Role and text, as chat templates know them: ``developer`` is OpenAI's new ``system``."""
+        """As chat templates know it: ``developer`` is OpenAI's new ``system``."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "".join(part.text for part in self.content)}
+        plain: dict[str, object] = {
+            "role": role,
+            "content": "".join(part.text for part in self.content or ()),
+        }
+        if self.tool_calls:
+            plain["tool_calls"] = [call.plain() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            plain["tool_call_id"] = self.tool_call_id
+        return plain
 
 
 class StreamOptions(BaseModel):
@@ -147,6 +175,9 @@ class ChatBody(BaseModel):
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), Number] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
@@ -170,6 +201,7 @@ class ChatBody(BaseModel):
     def _request(self) -> ChatRequest:
         self._refuse_unsupported()
         kind, grammar = self._form()
+        tools = [] if self.tool_choice == "none" else self.tools or []
         return ChatRequest(
             model=self.model,
             messages=tuple(message.plain() for message in self.messages),
@@ -187,6 +219,8 @@ class ChatBody(BaseModel):
             logprobs=self._logprobs(),
             grammar_kind=kind,
             grammar=grammar,
+            tools=shown_tools(tools) if tools else b"",
+            call=self._call(tools, kind),
         )
 
     def ignored(self) -> str:
@@ -202,6 +236,22 @@ class ChatBody(BaseModel):
                     do=f"leave {name} out",
                     param=name,
                 )
+
+    @property
+    def one_call(self) -> bool:
+        """Whether an answer may call one tool at most."""
+        return self.parallel_tool_calls is False
+
+    def _call(self, tools: Sequence[Tool], kind: str) -> str:
+        """The tool that must be called; ``*`` for any, empty if none must."""
+        call = forced(self.tool_choice, tools)
+        if call and kind:
+            raise BadRequest(
+                "tool_choice forces a call, and the answer is to have another form",
+                do="leave one out",
+                param="tool_choice",
+            )
+        return call
 
     def _form(self) -> tuple[str, str]:
         """Kind and text of the grammar that the answer follows, both empty if it is free."""

@@ -86,7 +86,7 @@ class ScriptedGeneration:
     ) -> None:
         self.prompt_ids, self._records = prompt_ids, records
         self.output_ids: tuple[int, ...] = ()
-        self.finish_reason, self.queue_s = "", 0.25
+        self.finish_reason, self.queue_s, self.calls = "", 0.25, ""
         self._then, self._writing = then, trio.CancelScope()
 
     def cancel(self) -> None:
@@ -109,6 +109,7 @@ class ScriptedEngine:
         self.refusal: R3mesError | None = None
         self.full = False
         self.unasked: tuple[bytes, ...] = ()
+        self.calls = ""
         self.then: Callable[[], Awaitable[None]] | None = None
 
     def check_room(self, model: str, deadline_s: float) -> None:
@@ -125,7 +126,9 @@ class ScriptedEngine:
             raise refusal
         entries = [Logprob(b"one", -0.5), Logprob(b"two", -1.5)][: job.logprobs]
         records = (encode_record(entries),) if job.logprobs else self.unasked
-        yield ScriptedGeneration(self.prompt_ids, self.then, records)
+        generation = ScriptedGeneration(self.prompt_ids, self.then, records)
+        generation.calls = self.calls
+        yield generation
 
 
 class Server:
@@ -792,3 +795,12 @@ async def test_what_is_new_is_not_asked_of_a_peer_that_does_not_know_it(world: W
     assert world.bob.engine.jobs == []
     async with world.gateway.complete(request()) as answer:
         assert [delta async for delta in answer]
+
+
+async def test_the_form_of_calls_is_told_to_who_brought_tools(world: World) -> None:
+    world.bob.engine.calls = "hermes"
+    for tools, form in ((b"[]", "hermes"), (b"", "")):
+        async with world.gateway.complete(request(tools=tools)) as answer:
+            assert answer.calls == form
+            assert [delta async for delta in answer]
+    assert [job.tools for job, _ in world.bob.engine.jobs] == [b"[]", b""]

@@ -101,6 +101,10 @@ class SmallAnswer:
     def model(self) -> str:
         return self.request.model
 
+    @property
+    def calls(self) -> str:
+        return "hermes" if self.request.tools else ""
+
     def __post_init__(self) -> None:
         self._words = iter(self.gateway.words)
         self._read: list[str] = []

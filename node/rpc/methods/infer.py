@@ -92,7 +92,9 @@ class InferMethods:
         asked = [replace(one, request_id=body.request_id or "") for one in body.requests()]
         created = int(time.time())
         gateway = KeyedGateway(self._gateway, context.key)
-        choices = await write_choices([gateway.complete(one) for one in asked])
+        choices = await write_choices(
+            [gateway.complete(one) for one in asked], one_call=body.one_call
+        )
         return completion(choices, created=created)
 
     @method("infer_cancel", scope="i")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
@@ -12,8 +12,8 @@ from typing import TypeAlias
 import trio
 
 from r3mes.errors import BadRequest
-from r3mes.node.http.chat_choices import Choice, Delta, Opening, write_choices
-from r3mes.node.http.chat_objects import chunk, figures_of, usage_of
+from r3mes.node.http.chat_choices import Choice, Delta, Listener, write_choices
+from r3mes.node.http.chat_objects import chunk, figures_of, told_of, usage_of
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway
 from r3mes.node.rpc.context import SLOW_S, Context, Notify, TooSlow
@@ -24,6 +24,7 @@ from r3mes.node.rpc.methods.infer import UNANSWERED, InferBody
 AHEAD = 16
 """Parts of an answer that may wait for the caller; then the model waits too."""
 
+Writing: TypeAlias = Callable[[Listener], Awaitable[Sequence[Choice]]]
 Outlet: TypeAlias = trio.MemorySendChannel[tuple[str, Mapping[str, object]]]
 
 
@@ -68,26 +69,27 @@ class InferStream:
         openings = [
             gateway.complete(replace(one, request_id=request_id)) for one in body.requests()
         ]
-        subscription = connection.start(partial(_follow, openings), to_its_end=True)
+        writing = partial(write_choices, openings, one_call=body.one_call)
+        subscription = connection.start(partial(_follow, writing), to_its_end=True)
         return StreamBegun(subscription, request_id)
 
 
-async def _follow(openings: Sequence[Opening], subscription: str, notify: Notify) -> None:
+async def _follow(writing: Writing, subscription: str, notify: Notify) -> None:
     """Write and tell side by side: the place at the model must not hang on who does not read."""
     outlet, inlet = trio.open_memory_channel[tuple[str, Mapping[str, object]]](AHEAD)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write, openings, outlet)
+            nursery.start_soon(_write, writing, outlet)
             async for name, told in inlet:
                 await notify(name, {"subscription": subscription, **told})
     except* TooSlow:  # found by one of the two, or by both
         raise TooSlow from None
 
 
-async def _write(openings: Sequence[Opening], outlet: Outlet) -> None:
+async def _write(writing: Writing, outlet: Outlet) -> None:
     async with outlet:
         try:
-            end = await _write_all(openings, outlet)
+            end = await _write_all(writing, outlet)
         except TooSlow:
             raise
         except Exception as error:  # noqa: BLE001  crash boundary: every failure is told
@@ -95,9 +97,9 @@ async def _write(openings: Sequence[Opening], outlet: Outlet) -> None:
         await outlet.send(("infer_end", end))
 
 
-async def _write_all(openings: Sequence[Opening], outlet: Outlet) -> Mapping[str, object]:
+async def _write_all(writing: Writing, outlet: Outlet) -> Mapping[str, object]:
     """Send the parts of the answers; what there is to say at their end."""
-    choices = await write_choices(openings, _Teller(outlet))
+    choices = await writing(_Teller(outlet))
     answers = [choice.answer for choice in choices]
     return {
         "finish_reason": choices[0].finish_reason,
@@ -117,9 +119,12 @@ class _Teller:
         await self._put(self._part(choice, {"role": "assistant", "content": ""}))
 
     async def wrote(self, choice: Choice, delta: Delta) -> None:
-        await self._put(self._part(choice, {"content": delta.text}, None, delta.logprobs))
+        await self._put(self._part(choice, told_of(delta), None, delta.logprobs))
 
     async def ended(self, choice: Choice, rest: Delta) -> None:
+        if rest.text or rest.calls:
+            await self.wrote(choice, rest)
+            rest = Delta()
         await self._put(self._part(choice, {}, choice.finish_reason, rest.logprobs))
 
     async def _put(self, part: Mapping[str, object]) -> None:

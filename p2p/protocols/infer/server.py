@@ -66,10 +66,13 @@ class ServerCall:
         self._receipt: bytes | None = None
         self._receipt_settled = trio.Event()
 
-    async def accept(self, prompt_ids: tuple[int, ...]) -> None:
-        """Take the request on; ``prompt_ids`` is the prompt as the model reads it."""
+    async def accept(self, prompt_ids: tuple[int, ...], calls: str = "") -> None:
+        """Take the request on; ``prompt_ids`` is the prompt as the model reads it.
+
+        With the form in which the model writes ``calls`` of tools, if it was shown any.
+        """
         self.accepted = True
-        await self._stream.send(encode(Accepted(tuple(prompt_ids))))
+        await self._stream.send(encode(Accepted(tuple(prompt_ids), calls)))
 
     async def tokens(
         self, ids: tuple[int, ...], text: str, logprobs: tuple[bytes, ...] = ()

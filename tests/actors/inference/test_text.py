@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,74 @@ def test_templates_render_as_in_transformers(
 def test_templates_that_go_wrong_refuse_the_request(source: str) -> None:
     with pytest.raises(BadRequest, match="chat template"):
         ChatTemplate(source, []).render(HELLO)
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+def called(arguments: object) -> list[dict[str, object]]:
+    return [{"role": "assistant", "tool_calls": [{"function": {"arguments": arguments}}]}]
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "expected"),
+    [
+        ("{{ tools[0].function.name }}", HELLO, "f"),
+        ("{{ tools | tojson }}", HELLO, json.dumps(TOOLS)),
+        ("{{ messages[0].tool_calls[0].function.arguments.a }}", called('{"a": 5}'), "5"),
+        ("{{ messages[0].tool_calls[0].function.arguments.a }}", called({"a": 5}), "5"),
+    ],
+)
+def test_templates_are_shown_tools_and_calls(
+    source: str, messages: list[dict[str, object]], expected: str
+) -> None:
+    assert ChatTemplate(source, []).render(messages, TOOLS) == expected
+    assert ChatTemplate("{{ tools is none }}", []).render(messages) == "True"
+
+
+@pytest.mark.parametrize(
+    ("source", "messages"),
+    [
+        ("{{ tools * 10 ** 9 }}", HELLO),
+        ("{{ tools.append(1) }}", HELLO),
+        ("{{ tools[0].update({}) }}", HELLO),
+        ("{{ tools.__class__.__base__ }}", HELLO),
+        ("{{ tools }}", called("{")),
+        ("{{ tools }}", called("[]")),
+        ("{{ tools }}", called("[" * 99_999)),
+        ("{{ tools }}", called(5)),
+    ],
+)
+def test_templates_and_calls_that_go_wrong_refuse_the_request(
+    source: str, messages: list[dict[str, object]]
+) -> None:
+    with pytest.raises(BadRequest) as refused:
+        ChatTemplate(source, []).render(messages, TOOLS)
+    assert refused.value.param == "messages"
+
+
+async def test_tools_for_a_model_that_was_not_trained_for_them() -> None:
+    with pytest.raises(BadRequest, match="no place for tools"):
+        Text(loaded()).call_form(TOOLS)
+    assert Text(loaded()).call_form([]) is None
+
+
+async def test_marks_of_calls_are_seen_though_they_are_special_tokens() -> None:
+    tokenizer = Tokenizer.from_str(BYTES.to_str())
+    tokenizer.add_special_tokens(["[TOOL_CALLS]", "<|other|>"])
+    mark, other = tokenizer.token_to_id("[TOOL_CALLS]"), tokenizer.token_to_id("<|other|>")
+    assert mark is not None
+    assert other is not None
+    template = "{{ tools }}[TOOL_CALLS]"
+    ours = Text(loaded(tokenizer=tokenizer.to_str(), chat_template=template, vocabulary=300))
+    form = ours.call_form(TOOLS)
+    letters = tokenizer.encode("ab").ids
+    for shown, expected in ((form, "ab[TOOL_CALLS]ab"), (None, "abab")):
+        writer = await ours.writer((), (), shown)
+        ids = [*letters, other, mark, *letters]
+        assert "".join(map(writer.feed, ids)) + writer.finish() == expected
+    assert form is not None
+    assert f"<[{mark}]>" in await ours.call_grammar(form, TOOLS, "f")
 
 
 def loaded(**changes: Any) -> Loaded:

@@ -30,6 +30,17 @@ async def post(api: Api, body: object, **headers: str) -> httpx.Response:
         return await client.post("/v1/chat/completions", json=body, headers=headers)
 
 
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "description": "ä",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+        "strict": True,
+    },
+}
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+
 WRONG = [
     ("model", {"model": ""}),
     ("model", {"model": 5}),
@@ -37,7 +48,8 @@ WRONG = [
     ("messages", {"messages": []}),
     ("messages", {"messages": "Hi"}),
     ("messages", {"messages": [{"role": "robot", "content": "Hi"}]}),
-    ("messages", {"messages": [{"role": "tool", "content": "Hi", "tool_call_id": "1"}]}),
+    ("messages", {"messages": [{"role": "tool", "content": "Hi"}]}),
+    ("messages", {"messages": [{"role": "user", "content": "Hi", "tool_call_id": "1"}]}),
     ("messages", {"messages": [{"role": "user", "content": None}]}),
     ("messages", {"messages": [{"role": "user", "content": []}]}),
     ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
@@ -83,7 +95,50 @@ WRONG = [
     ("repetition_penalty", {"repetition_penalty": 0}),
     ("repetition_penalty", {"repetition_penalty": 11}),
     ("stop", {"stop": ["x"] * 5000}),
-    ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ("tools", {"tools": [{"type": "web_search"}]}),
+    ("tools", {"tools": [{"type": "function", "function": {"name": "no name"}}]}),
+    ("tools", {"tools": [TOOL] * 129}),
+    ("tools", {"tools": [TOOL, TOOL]}),
+    ("tools", {"tools": "f"}),
+    ("tool_choice", {"tools": [TOOL], "tool_choice": "sometimes"}),
+    ("tool_choice", {"tools": [TOOL], "tool_choice": CALL | {"function": {"name": "g"}}}),
+    ("tool_choice", {"tool_choice": "required"}),
+    (
+        "tool_choice",
+        {"tools": [TOOL], "tool_choice": CALL, "response_format": {"type": "json_object"}},
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": "x",
+                    "tool_calls": [
+                        {
+                            "id": "1",
+                            "type": "function",
+                            "function": {"name": "f", "arguments": "{}"},
+                        }
+                    ],
+                }
+            ]
+        },
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
+                    ],
+                }
+            ]
+        },
+    ),
+    ("messages", {"messages": [{"role": "assistant"}]}),
     ("response_format", {"response_format": {"type": "xml"}}),
     ("response_format", {"response_format": "json_object"}),
     ("response_format", {"response_format": {"type": "json_schema"}}),
@@ -114,7 +169,7 @@ async def test_wrong_field_is_named(api: Api, chat: Body, param: str, change: Bo
     answer = await post(api, {**chat, **change})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
-    assert not re.search("function|validat|value error|object at 0x", error["message"]), error
+    assert not re.search("function-|validat|value error|object at 0x", error["message"]), error
     assert error["type"] == "invalid_request_error"
     assert error["message"].startswith("R3-REQ-001: ")
     assert answer.headers["x-should-retry"] == "false"
@@ -190,6 +245,73 @@ async def test_defaults(api: Api, chat: Body) -> None:
     (request,) = api.gateway.requests
     assert (request.max_tokens, request.temperature, request.top_p) == (None, 1.0, 1.0)
     assert (request.seed, request.stop) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("choice", "call"),
+    [(None, ""), ("auto", ""), ("required", "*"), (CALL, "f")],
+)
+async def test_tools_reach_the_gateway(api: Api, chat: Body, choice: object, call: str) -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [{
+            "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "42"},
+    ]  # fmt: skip
+    await post(api, {**chat, "messages": messages, "tools": [TOOL], "tool_choice": choice})
+    (request,) = api.gateway.requests
+    shown = {key: value for key, value in TOOL["function"].items() if key != "strict"}
+    assert json.loads(request.tools) == [{"type": "function", "function": shown}]
+    assert request.call == call
+    assert list(request.messages) == [
+        {"role": "user", "content": "Hi"},
+        {**messages[1], "content": ""},
+        messages[2],
+    ]
+
+
+async def test_tools_that_must_not_be_called_are_not_shown(api: Api, chat: Body) -> None:
+    await post(api, {**chat, "tools": [TOOL], "tool_choice": "none"})
+    assert api.gateway.requests[0].tools == b""
+
+
+CALLS = (
+    "Let me see. <tool",
+    '_call>\n{"name": "f", "arg',
+    'uments": {"a": "ä"}}\n</tool_call>\n<tool_call>{"name": "f", "arguments": {}}</tool_call>',
+)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+async def test_a_call_is_told_as_one(api: Api, chat: Body, parallel: bool) -> None:
+    api.gateway.words = CALLS
+    body = {**chat, "tools": [TOOL], "parallel_tool_calls": parallel}
+    (choice,) = (await post(api, body)).json()["choices"]
+    message = choice["message"]
+    assert (message["content"], choice["finish_reason"]) == ("Let me see.", "tool_calls")
+    made = [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]]
+    assert made == [{"a": "ä"}, {}][: 2 if parallel else 1]
+    assert len({call["id"] for call in message["tool_calls"]}) == len(made)
+
+
+async def test_calls_are_streamed(api: Api, chat: Body) -> None:
+    api.gateway.words = CALLS
+    answer = await post(api, {**chat, "tools": [TOOL], "stream": True, "logprobs": True})
+    chunks = [json.loads(event[6:]) for event in answer.text.split("\n\n")[1:-2]]
+    choices = [chunk["choices"][0] for chunk in chunks]
+    calls = [call for one in choices for call in one["delta"].get("tool_calls", ())]
+    assert [(call["index"], call["function"]["name"]) for call in calls] == [(0, "f"), (1, "f")]
+    assert "".join(one["delta"].get("content", "") for one in choices) == "Let me see."
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    told = [one["token"] for part in choices if part["logprobs"] for one in
+            part["logprobs"]["content"]]  # fmt: skip
+    assert "".join(told) == "".join(CALLS)
+
+
+async def test_a_message_of_calls_alone_has_no_content(api: Api, chat: Body) -> None:
+    api.gateway.words = ('<tool_call>{"name": "f", "arguments": {}}</tool_call>',)
+    (choice,) = (await post(api, {**chat, "tools": [TOOL]})).json()["choices"]
+    assert choice["message"]["content"] is None
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"const": "ä\ud83d"}}}
