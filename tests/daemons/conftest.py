@@ -13,10 +13,22 @@ from safetensors.numpy import save_file
 
 from benchmarks.daemons import Daemon, endless_model
 
+WITH_TOOLS = """
+{%- if tools %}{{ 'Tools: ' + tools | tojson + ' Call as <tool_call>{}</tool_call>.' }}{% endif %}
+{%- for message in messages if message.role == 'tool' or message.tool_calls %}
+  {{- message.content + (message.tool_calls or []) | tojson }}
+{%- endfor %}
+{%- set messages = messages | rejectattr('role', 'equalto', 'tool') | list %}
+"""
+
 
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return endless_model(tmp_path_factory.mktemp("models") / "endless")
+    """The built-in model without an end, and with a place for tools in its template."""
+    path = endless_model(tmp_path_factory.mktemp("models") / "endless")
+    template = path / "chat_template.jinja"
+    template.write_text(WITH_TOOLS + template.read_text())
+    return path
 
 
 SIZE, LAYERS, RANK = 192, 4, 8

@@ -1,8 +1,11 @@
 """What applications do, with the real `openai` SDK, at a node that has to ask another one."""
 
-from typing import Any
+import json
+import re
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 import trio
 
@@ -132,3 +135,149 @@ async def test_several_at_once_are_all_answered(gateway: Daemon) -> None:
                 nursery.start_soon(ask, client)
     assert len(answers) == 6
     assert len(set(answers)) == 1
+
+
+def test_log_probabilities(gateway: Daemon) -> None:
+    def ask(**more: Any) -> Any:
+        return gateway.openai().chat.completions.create(
+            model="builtin",
+            messages=QUESTION,
+            temperature=0,
+            logprobs=True,
+            top_logprobs=3,
+            **more,
+        )
+
+    (choice,) = ask().choices
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    assert all(len(token.top_logprobs) == 3 for token in tokens)
+    assert all(token.top_logprobs[0].token == token.token for token in tokens)  # greedy
+    assert all(token.logprob == token.top_logprobs[0].logprob <= 0 for token in tokens)
+    chunks = [chunk.choices[0] for chunk in ask(stream=True)]
+    streamed = [token for one in chunks if one.logprobs for token in one.logprobs.content]
+    assert streamed == tokens
+
+
+def test_several_choices_are_those_of_their_seeds(gateway: Daemon) -> None:
+    def ask(**more: Any) -> Any:
+        return gateway.openai().chat.completions.create(
+            model="endless", messages=QUESTION, temperature=2, max_tokens=12, **more
+        )
+
+    several = ask(seed=5, n=3)
+    texts = [choice.message.content for choice in several.choices]
+    assert len(set(texts)) > 1
+    assert ask(seed=7).choices[0].message.content == texts[2]
+    assert several.usage.completion_tokens == 36
+    receipts = {one["receipt_id"] for one in several.model_extra["r3mes"]["choices"]}
+    assert len(receipts) == 3
+    streamed = ["", "", ""]
+    for chunk in ask(seed=5, n=3, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == texts
+
+
+def test_penalties_and_biases_change_the_answer(gateway: Daemon) -> None:
+    def ask(**more: Any) -> str:
+        done = gateway.openai().chat.completions.create(
+            model="endless", messages=QUESTION, temperature=0, max_tokens=80, **more
+        )
+        return str(done.choices[0].message.content)
+
+    plain = ask()
+    assert ask(presence_penalty=0, extra_body={"min_p": 0.5, "repetition_penalty": 1}) == plain
+    for more in (
+        {"frequency_penalty": 2.0},
+        {"logit_bias": {"300": 100}},
+        {"extra_body": {"repetition_penalty": 5}},
+    ):
+        assert ask(**more) != plain
+
+
+def test_stop_strings(gateway: Daemon) -> None:
+    def ask(**more: Any) -> Any:
+        return gateway.openai().chat.completions.create(
+            model="builtin", messages=QUESTION, temperature=0, **more
+        )
+
+    whole = ask().choices[0].message.content
+    word = whole.split()[3]
+    (cut,) = ask(stop=["nothing of this", word]).choices
+    assert (cut.message.content, cut.finish_reason) == (whole[: whole.index(word)], "stop")
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(stop=["a"] * 5)
+    assert refused.value.param == "stop"
+
+
+class Pet(pydantic.BaseModel):
+    """What an application wants to know."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    kind: Literal["cat", "dog"]
+    legs: Literal[3, 4]
+
+
+def test_an_answer_by_a_json_schema(gateway: Daemon) -> None:
+    parsed = gateway.openai().chat.completions.parse(
+        model="endless", messages=QUESTION, response_format=Pet, max_tokens=60
+    )
+    assert isinstance(parsed.choices[0].message.parsed, Pet)
+    assert parsed.choices[0].finish_reason == "stop"
+
+
+def test_an_answer_by_a_regular_expression(gateway: Daemon) -> None:
+    def ask(form: Any) -> str:
+        done = gateway.openai().chat.completions.create(
+            model="endless",
+            messages=QUESTION,
+            max_tokens=60,
+            extra_body={"structured_outputs": form},
+        )
+        return str(done.choices[0].message.content)
+
+    assert re.fullmatch("[a-f]{4}-[0-9]{2}", ask({"regex": "[a-f]{4}-[0-9]{2}"}))
+    assert ask({"choice": ["red", "green"]}) in ("red", "green")
+    with pytest.raises(openai.BadRequestError, match="cannot be followed"):
+        ask({"regex": "(a"})
+
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Bern", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def test_tools(gateway: Daemon) -> None:
+    def ask(messages: Any, **more: Any) -> Any:
+        return gateway.openai().chat.completions.create(
+            model="endless", messages=messages, tools=TOOLS, max_tokens=60, **more
+        )
+
+    (choice,) = ask(QUESTION, tool_choice="required", temperature=0).choices
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "weather")
+    assert json.loads(call.function.arguments)["city"] in ("Bern", "Rome")
+    named = {"type": "function", "function": {"name": "weather"}}
+    parts = [
+        chunk.choices[0] for chunk in ask(QUESTION, tool_choice=named, temperature=0, stream=True)
+    ]
+    (streamed,) = [one for part in parts for one in part.delta.tool_calls or ()]
+    assert streamed.function.arguments == call.function.arguments
+    assert parts[-1].finish_reason == "tool_calls"
+    result = {"role": "tool", "tool_call_id": call.id, "content": "12 degrees"}
+    again = ask([*QUESTION, choice.message, result])
+    assert again.usage.prompt_tokens > 0
+    with pytest.raises(openai.BadRequestError, match="no place for tools"):
+        gateway.openai().chat.completions.create(model="builtin", messages=QUESTION, tools=TOOLS)
