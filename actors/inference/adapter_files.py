@@ -82,11 +82,11 @@ class AdapterFiles:
     base: ModelHash | None
 
     def memory_bytes(self, number_bytes: int) -> int:
-        """At most: where it opens a stack, it takes room for others, too; all is kept twice."""
+        """At most: its stacks have room for others and for more layers, and all is kept twice."""
         numbers = sum(
             rounded(one.rank) * (one.inputs + one.outputs) for one in self.layers.values()
         )
-        return 2 * WIDTH * numbers * number_bytes
+        return 2 * 2 * WIDTH * numbers * number_bytes
 
     def check_base(self, model: ModelHash) -> None:
         """Refuse to be an adapter of ``model`` if it names another one."""

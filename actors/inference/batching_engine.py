@@ -60,7 +60,7 @@ class BatchingEngine:
         self._module, self.numerics = model.module, model.numerics
         self.on_logits: OnLogits = unheard
         self._device = torch.device(model.numerics.device)
-        self.adapters = Adapters(model.module, self._device, model.module.dtype)
+        self.adapters = Adapters(model.module, self._device, model.module.dtype, model.siblings)
         self._slots, self._seats = slots, Seats(slots, model.numerics.context, room)
         self._turns, self._prompt_tokens = count(), 0
         self._row_s = READING_S / PIECE  # that one token of a prompt took

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to compute, and what it is."""
+    """A model ready to compute, and what it is.
+
+    Args:
+        siblings: by linear layer, those that get the same rows; known once it has computed.
+    """
 
     module: Any
     numerics: Numerics
     text: TextParts
+    siblings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load_model(directory: Path, *, device: str, dtype: str, max_context: int) -> LoadedModel:

@@ -1,28 +1,23 @@
 """LoRA adapters in a running model: each row of a call gets the addition of its own adapter.
 
-A layer's output gets B·A·x added, with A and B of the row's adapter.  The matrices of four adapters
-lie side by side in one stack: one product makes the A·x of all four, what belongs to other adapters
-is set to zero in each row, and one product with all B adds the rest.  So the cost hardly depends on
-how many adapters the rows have, and the shapes of the products not at all: a row gets the same bits
-alone, among strangers of other adapters, and wherever its adapter lies in the stack (tried from 2
-to 160 rows in fp32 and bf16).  A zero adds nothing to a sum, and numbers that are none are refused.
-
-Stacks hang on the layers as hooks, and only while an adapter runs: without one nothing is paid.
+A layer's output gets B·A·x added, with A and B of the row's adapter; how that is computed for rows
+of many adapters is in `r3mes.actors.inference.stacks`.  It hangs on the layers as hooks, and only
+while an adapter runs: without one nothing is paid.
 
 Source: Hu et al. 2021, "LoRA"; Sheng et al. 2023, "S-LoRA" for rows of many adapters in one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from torch import nn
-from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from r3mes.actors.inference.adapter_files import (
@@ -32,17 +27,15 @@ from r3mes.actors.inference.adapter_files import (
     described_layers,
     rounded,
 )
-from r3mes.actors.inference.packed import PACKED, PackedLinear
+from r3mes.actors.inference.packed import PackedLinear
+from r3mes.actors.inference.stacks import Group, Names, Pair, Place, Rows, Stack, same_bits
 from r3mes.errors import EngineError, ModelInvalid
 
-ROWS = 16
-"""Rows beside which the bits of a row are tried."""
+SMALL = 1 << 19
+"""Numbers in B up to which layers share a stack; most of them are zeros there."""
 PARTIAL = (".experts.", ".shared_expert")
 """Layers that do not see every row of a call."""
 ORDER = f"adapters by {WIDTH}, plan 1"
-
-Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""A, of shape (rank, inputs), and B, of shape (outputs, rank) with its scale in it."""
 
 
 class Adapters:
@@ -52,19 +45,27 @@ class Adapters:
         module: the model.
         device: on which it computes.
         dtype: in which.
+        siblings: by layer, the layers that get the same rows; see `watching`.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        siblings: Mapping[str, Names],
+    ) -> None:
         self._module, self._device, self._dtype = module, device, dtype
-        self._places: dict[int, _Place] = {}
-        self._layers: dict[str, _Layer] = {}
+        self._siblings = siblings
+        self._places: dict[int, Place] = {}
+        self._groups: dict[Names, Group] = {}
         self._hooks: list[Any] = []
-        self._rows = _Rows()
+        self._rows = Rows()
 
     @property
     def memory_bytes(self) -> int:
         """What all of them take together."""
-        return sum(layer.memory_bytes for layer in self._layers.values())
+        return sum(group.memory_bytes for group in self._groups.values())
 
     @torch.inference_mode()
     def load(self, number: int, settings: Mapping[str, Any], weights: bytes) -> str:
@@ -83,9 +84,9 @@ class Adapters:
             EngineError: there is no memory for it.
         """
         pairs = self._pairs(settings, weights)
-        place = self._free_place({layer: rounded(len(a)) for layer, (a, _) in pairs.items()})
-        exact = self._keeps_bits(pairs)
+        place = self._free_place(self._ranks(pairs))
         try:
+            exact = self._keeps_bits(place)
             self._fill(place, pairs)
         except (RuntimeError, MemoryError) as error:  # torch has no kind of its own for either
             self._clear(place)
@@ -138,7 +139,7 @@ class Adapters:
                 do="load it with the model that it was made for",
             ) from None
         shape = _shape(module)
-        if shape is None or module is self._head():
+        if shape is None or module is _head(self._module):
             raise ModelInvalid(f"the adapter changes {name}, which is no linear layer within")
         if any(part in name for part in PARTIAL):
             raise ModelInvalid(f"the adapter changes an expert, {name}, which is not supported")
@@ -149,37 +150,62 @@ class Adapters:
                 do="load it with the model that it was made for",
             )
 
-    def _head(self) -> nn.Module | None:
-        """The layer that makes the logits; it is spared rows whose logits nobody asks for."""
-        module: Any = self._module
-        head: nn.Module | None = module.get_output_embeddings()
-        return head
+    def _ranks(self, pairs: Mapping[str, Pair]) -> dict[Names, int]:
+        """The stacks that an adapter needs, and their ranks."""
+        own = {name: rounded(len(a)) for name, (a, _) in pairs.items()}
+        ranks = {}
+        for name, rank in own.items():
+            names = self._siblings.get(name, (name,))
+            largest = max(own.get(sibling, 0) for sibling in names)
+            if sum(self._sizes(names)[1]) * len(names) * WIDTH * largest <= SMALL:
+                ranks[names] = largest
+            else:
+                ranks[name,] = rank
+        return ranks
 
-    def _free_place(self, ranks: Mapping[str, int]) -> _Place:
+    def _sizes(self, names: Names) -> tuple[int, list[int]]:
+        """Inputs and outputs of layers that get the same rows."""
+        shapes = [_shape(self._module.get_submodule(name)) or (0, 0) for name in names]
+        return shapes[0][0], [outputs for _, outputs in shapes]
+
+    def _free_place(self, ranks: Mapping[Names, int]) -> Place:
         taken = {(place.stack, place.at) for place in self._places.values()}
         number = next(n for n in range(len(taken) + 1) if divmod(n, WIDTH) not in taken)
-        return _Place(*divmod(number, WIDTH), dict(ranks))
+        return Place(*divmod(number, WIDTH), ranks)
 
-    def _keeps_bits(self, pairs: Mapping[str, Pair]) -> bool:
+    def _stack(self, names: Names, rank: int) -> Stack:
+        return Stack(rank, *self._sizes(names), self._dtype, self._device)
+
+    def _keeps_bits(self, place: Place) -> bool:
         """Try each shape: rows alone and beside others, first in a stack and last."""
-        shapes = {(a.shape, b.shape): (a, b) for a, b in pairs.values()}
-        return all(_same_bits(pair, self._device) for pair in shapes.values())
+        kinds = {(rank, str(self._sizes(names))): names for names, rank in place.ranks.items()}
+        return all(
+            same_bits(partial(self._stack, names, rank), self._sizes(names), rank)
+            for (rank, _), names in kinds.items()
+        )
 
-    def _fill(self, place: _Place, pairs: Mapping[str, Pair]) -> None:
-        for name, pair in pairs.items():
-            layer = self._layers.setdefault(name, _Layer(self._rows))
-            layer.fill(place.stack, place.ranks[name], place.at, pair, self._device)
+    def _fill(self, place: Place, pairs: Mapping[str, Pair]) -> None:
+        for names, rank in place.ranks.items():
+            group = self._groups.setdefault(names, Group(self._rows, len(names)))
+            kind = place.stack, rank, len(names)
+            stack = group.stacks.get(kind) or self._stack(names, rank)
+            group.stacks[kind] = stack
+            stack.fill(place.at, [pairs.get(name) for name in names])
 
-    def _clear(self, place: _Place) -> None:
-        for name, rank in place.ranks.items():
-            if (layer := self._layers.get(name)) and layer.clear(place.stack, rank, place.at):
-                del self._layers[name]
+    def _clear(self, place: Place) -> None:
+        for names, rank in place.ranks.items():
+            group, kind = self._groups.get(names), (place.stack, rank, len(names))
+            if group and kind in group.stacks and group.stacks[kind].clear(place.at):
+                del group.stacks[kind]
+            if group and not group.stacks:
+                del self._groups[names]
 
     def _attach(self) -> None:
         if not self._hooks:
             self._hooks = [
-                self._module.get_submodule(name).register_forward_hook(layer.add)
-                for name, layer in self._layers.items()
+                self._module.get_submodule(name).register_forward_hook(group.hook(at))
+                for names, group in self._groups.items()
+                for at, name in enumerate(names)
             ]
 
     def _detach(self) -> None:
@@ -188,144 +214,36 @@ class Adapters:
         self._hooks = []
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where an adapter lies.
+@contextmanager
+def watching(module: nn.Module, siblings: dict[str, Names]) -> Iterator[None]:
+    """Learn, from a call of the model inside of this, which linear layers get the same rows."""
+    groups: list[list[str]] = []
+    last: torch.Tensor | None = None
 
-    Args:
-        stack: which one.
-        at: its place in the stack, of `WIDTH`.
-        ranks: rounded, by layer.
-    """
+    def note(name: str, rows: torch.Tensor) -> None:
+        nonlocal last
+        if rows is not last:
+            groups.append([])
+        groups[-1].append(name)
+        last = rows
 
-    stack: int
-    at: int
-    ranks: Mapping[str, int]
-
-
-@dataclass(slots=True)
-class _Rows:
-    """Whose the rows of the call are.
-
-    Args:
-        strange: by stack and rank, what each row must not get; shape (rows, width * rank).
-    """
-
-    strange: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-
-    def take(self, places: Sequence[_Place | None], device: torch.device) -> None:
-        kinds = {(one.stack, rank) for one in places if one for rank in one.ranks.values()}
-        self.strange = {kind: _strange(*kind, places).to(device) for kind in kinds}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, rows, name=name: note(name, rows[0]))
+        for name, layer in module.named_modules()
+        if _shape(layer) and layer is not _head(module) and not any(p in name for p in PARTIAL)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    siblings.update({name: tuple(group) for group in groups for name in group})
 
 
-def _strange(stack: int, rank: int, places: Sequence[_Place | None]) -> torch.Tensor:
-    own = torch.tensor([one.at if one and one.stack == stack else -1 for one in places])
-    strange = own[:, None] != torch.arange(WIDTH)
-    return strange.repeat_interleave(rank, 1)
-
-
-class _Layer:
-    """The stacks of one linear layer, by number and rank."""
-
-    def __init__(self, rows: _Rows) -> None:
-        self._rows = rows
-        self._stacks: dict[tuple[int, int], _Stack] = {}
-
-    @property
-    def memory_bytes(self) -> int:
-        return sum(stack.memory_bytes for stack in self._stacks.values())
-
-    def fill(self, stack: int, rank: int, at: int, pair: Pair, device: torch.device) -> None:
-        kind = stack, rank
-        if kind not in self._stacks:
-            self._stacks[kind] = _Stack(rank, pair, device)
-        self._stacks[kind].fill(at, pair)
-
-    def clear(self, stack: int, rank: int, at: int) -> bool:
-        """True if nothing is left."""
-        kind = stack, rank
-        if kind in self._stacks and self._stacks[kind].clear(at):
-            del self._stacks[kind]
-        return not self._stacks
-
-    def add(self, _: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        """A forward hook."""
-        for kind, stack in self._stacks.items():
-            strange = self._rows.strange.get(kind)
-            if strange is not None:
-                output = stack.added(inputs[0], output, strange)
-        return output
-
-
-class _Stack:
-    """The matrices of up to `WIDTH` adapters for one layer, of one rank."""
-
-    def __init__(self, rank: int, like: Pair, device: torch.device) -> None:
-        self._rank, self._device = rank, device
-        self._used: set[int] = set()
-        a, b = like
-        self._a = a.new_zeros(WIDTH * rank, a.shape[1])
-        self._b = b.new_zeros(b.shape[0], WIDTH * rank)
-        self._packs = device.type == "cpu" and a.dtype in PACKED
-
-    @property
-    def memory_bytes(self) -> int:
-        """Kept once for changes, and once for use."""
-        return 2 * (self._a.nbytes + self._b.nbytes)
-
-    def fill(self, at: int, pair: Pair) -> None:
-        a, b = pair
-        begin, end = at * self._rank, at * self._rank + len(a)
-        self._a[begin:end], self._b[:, begin:end] = a, b
-        self._used.add(at)
-        self._ready()
-
-    def clear(self, at: int) -> bool:
-        """True if nothing is left."""
-        self._used.discard(at)
-        part = slice(at * self._rank, (at + 1) * self._rank)
-        self._a[part], self._b[:, part] = 0, 0
-        if self._used:
-            self._ready()
-        return not self._used
-
-    def _ready(self) -> None:
-        ops: Any = torch.ops.mkldnn
-        if self._packs:
-            self._down, self._up = (ops._reorder_linear_weight(m) for m in (self._a, self._b))
-        else:
-            self._down, self._up = self._a.to(self._device), self._b.to(self._device)
-
-    def added(
-        self, rows: torch.Tensor, output: torch.Tensor, strange: torch.Tensor
-    ) -> torch.Tensor:
-        """``output`` with the addition of each row's adapter."""
-        if not self._packs:
-            low = functional.linear(rows, self._down).masked_fill_(strange, 0)
-            return output + functional.linear(low, self._up)
-        ops: Any = torch.ops.mkldnn
-        low = ops._linear_pointwise(rows, self._down, None, "none", [], "")
-        low.masked_fill_(strange, 0)
-        result: torch.Tensor = ops._linear_pointwise.binary(low, output, self._up, None, "add")
-        return result
-
-
-def _same_bits(pair: Pair, device: torch.device) -> bool:
-    a, b = pair
-    rank = rounded(len(a))
-    rows = torch.sin(torch.arange(ROWS * a.shape[1])).view(ROWS, -1).to(device, a.dtype)
-    output = torch.cos(torch.arange(ROWS * len(b))).view(ROWS, -1).to(device, b.dtype)
-    seen = []
-    for beside in (False, True):
-        stack, at = _Stack(rank, pair, device), WIDTH - 1 if beside else 0
-        stack.fill(at, pair)
-        for other in range(at):
-            stack.fill(other, (a.flip(0), b.flip(0)))
-        place = _Place(0, at, {})
-        taken = ROWS if beside else 2
-        strange = _strange(0, rank, [place] * taken).to(device)
-        seen.append(stack.added(rows[:taken], output[:taken], strange)[:2])
-    return torch.equal(*seen)
+def _head(module: Any) -> nn.Module | None:
+    """The layer that makes the logits; it is spared rows whose logits nobody asks for."""
+    head: nn.Module | None = module.get_output_embeddings()
+    return head
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ import torch
 from r3mes.actors.inference.batching_engine import BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.loading import LoadedModel
+from r3mes.actors.inference.low_rank import watching
 from r3mes.actors.inference.memory import free_bytes
 from r3mes.actors.inference.packed import pack
 from r3mes.actors.inference.reserve import budget, fitting
@@ -131,7 +132,7 @@ def _differs(model: LoadedModel, engine: BatchingEngine) -> str:
     """Give the model our attention; what it does not compute as transformers does, or nothing."""
     module, ids = model.module, _prompt(model, TOKENS)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), watching(module, model.siblings):
             output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
         expected = output.logits[0, -1].float().cpu()
         module.set_attn_implementation(NAME)

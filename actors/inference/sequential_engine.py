@@ -52,7 +52,7 @@ class SequentialEngine:
         self._numerics = model.numerics.of_class("in turn, plan 1")
         self._slots = slots
         device = torch.device(model.numerics.device)
-        self.adapters = Adapters(model.module, device, model.module.dtype)
+        self.adapters = Adapters(model.module, device, model.module.dtype, model.siblings)
         self._answers: dict[int, _Answer] = {}
         takes = inspect.signature(model.module.forward).parameters
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}

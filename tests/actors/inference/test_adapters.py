@@ -230,8 +230,8 @@ async def unload(client: InferenceClient, patience_s: float) -> None:
 
 async def test_one_that_does_not_fit_is_refused(toy: Toy, save: Callable[..., Path]) -> None:
     large = save({"q_proj": (4096, 4096)}, r=512, revision="large")
-    async with toy(memory_bytes=80 << 20) as client:
-        with pytest.raises(EngineError, match=r"takes 64 MiB of memory, and \d+ MiB are left"):
+    async with toy(memory_bytes=130 << 20) as client:
+        with pytest.raises(EngineError, match=r"takes 128 MiB of memory, and \d+ MiB are left"):
             await client.load_adapter("toy", AdapterSettings("large", str(large)))
         assert await answer(client, "toy") == "hi"
     async with toy(memory_bytes=400 << 20) as client:

@@ -25,7 +25,11 @@ from r3mes.errors import ModelInvalid
 torch.set_num_threads(1)
 PROMPT = tuple(5 + i * 7 % 390 for i in range(150))
 Directory = Callable[..., Path]
-ENGINES: dict[str, Callable[..., Any]] = {"together": BatchingEngine, "in turn": SequentialEngine}
+ENGINES: dict[str, Any] = {
+    "together": BatchingEngine,
+    "in turn": SequentialEngine,
+    "with siblings": None,
+}
 
 
 def put(adapters: Adapters, number: int, directory: Path) -> bool:
@@ -52,6 +56,8 @@ def write(engine: Engine, *jobs: Job) -> dict[int, list[int]]:
 
 def opened(directory: Path, engine: str) -> Any:
     model = load_model(directory, device="cpu", dtype="auto", max_context=0)
+    if engine == "with siblings":
+        return open_engine(model, slots=6)
     if engine == "together":
         model.module.set_attn_implementation(slots.NAME)
     return ENGINES[engine](model, slots=6)
@@ -134,6 +140,7 @@ def test_the_bits_of_an_answer_are_its_own(
     directories = [adapter_dir(seed=seed, r=r) for seed, r in enumerate((4, 4, 12, 4, 4, 4), 1)]
     long = job(1, 1, prompt=140, max_new=16)
     assert put(engine.adapters, 1, directories[0])
+    assert {len(names) for names in engine.adapters._groups} == {1, 2, 3}
     alone, bits = written_bits(engine, long)
     base_alone, base_bits = written_bits(engine, job(1, 0))
 
