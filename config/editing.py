@@ -48,6 +48,7 @@ def with_model(text: str, values: Mapping[str, str]) -> str:
         models = document.setdefault("models", tomlkit.aot())
         table = tomlkit.table()
         table.update(values)
+        table.add(tomlkit.nl())
         models.append(table)
         return tomlkit.dumps(document)
     except (TOMLKitError, TypeError, AttributeError, ValueError) as error:

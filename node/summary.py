@@ -44,7 +44,7 @@ class Summary:
         """The line of this minute, whose count of tokens it begins anew."""
         tokens, self._tokens = self._tokens, 0
         boards = self._inference.boards().values()
-        loaded = sum(board.state == "ready" for board in boards)
+        loaded = sum(board.state in ("ready", "resting") for board in boards)
         parts = [
             f"serving {loaded} models",
             f"{sum(board.running for board in boards)} running",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -15,7 +16,7 @@ import trio
 
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.generation import GenerateJob
-from r3mes.errors import ModelNotFound, ModelUnloaded, NotReady
+from r3mes.errors import EngineCrashed, ModelNotFound, ModelUnloaded, NotReady
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,38 @@ async def test_a_model_whose_files_were_mended_is_tried_again_at_once(
         await client.load("toy")
         await client.settled()
         assert await answer(client, "say mended") == "mended"
+
+
+async def test_who_waits_is_told_when_the_files_changed_under_a_worker_that_died(
+    toy: Toy, toy_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_dir, tmp_path, dirs_exist_ok=True)
+    told: list[str] = []
+
+    async def ask(client: InferenceClient, text: str) -> None:
+        try:
+            await answer(client, text)
+        except EngineCrashed as error:
+            told.append(error.detail)
+
+    async with toy(source=str(tmp_path)) as client, trio.open_nursery() as nursery:
+        board = client.boards()["toy"]
+        before = client.manifests()[0].hash
+        nursery.start_soon(ask, client, "count")
+        while not board.running:  # noqa: ASYNC110  a board tells no counts
+            await trio.sleep(0.005)
+        nursery.start_soon(ask, client, "say waiting")
+        while not board.waiting:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        (tmp_path / "generation_config.json").write_text("{}")
+        assert board.pid is not None
+        os.kill(board.pid, signal.SIGKILL)
+        with trio.fail_after(20):
+            while not told or board.state != "ready":
+                await board.changed.wait()
+        assert client.manifests()[0].hash != before
+        assert await answer(client, "say after") == "after"
+    assert "the model's files have changed" in told
 
 
 async def test_verify_reads_the_files_again(toy: Toy, toy_dir: Path, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ async def test_a_model_is_added_and_comments_stay(ask: Ask, cli: Cli) -> None:
     assert (await ask("models", "add", "builtin")).code == 0
     text = (cli.datadir / "config.toml").read_text()
     assert "# mine" in text
+    assert '\n\n[[models]]\nid = "builtin"\n' in text
     assert "# a mirror" in text
     models = load(file=cli.datadir / "config.toml", env={}, flags={}).config.models
     assert [(model.id, model.name) for model in models] == [(ID, "small"), ("builtin", None)]
