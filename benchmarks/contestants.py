@@ -22,11 +22,12 @@ from benchmarks.asking import Answer, Arrival, Endpoint, play
 from benchmarks.daemons import Daemon
 from benchmarks.processes import end, free_port, peak_mb, resume, suspend, tree
 from benchmarks.rivals.install import Rivals
-from r3mes.config.schema import Model
+from r3mes.config.schema import Engine, Model
 
 NEW_TOKENS = 64
 MOST_AT_ONCE = 16
-READY_S = 300.0
+READY_S, BUILT_S = 300.0, 600.0
+UNBUILT = "it is not built yet"
 OURS = "r3mes"
 CORES = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 LIMITS = {"slots": MOST_AT_ONCE, "queue": 256, "rpm_per_key": 0, "rpm_per_address": 0}
@@ -103,8 +104,22 @@ class OurDaemon:
 
     def __init__(self, model: Path, folder: Path, options: Mapping[str, object]) -> None:
         models = [{"id": str(model), "name": "model", **options}]
-        self.node = Daemon(folder / "node", models=models, limits=LIMITS).start()
+        engine = {"compile": True} if "compile" in Engine.__struct_fields__ else {}
+        self.node = Daemon(folder / "node", models=models, limits=LIMITS, engine=engine).start()
         self.node.wait_for_model("model")
+        self.native = self._built()
+        """What of the model is code made for this machine."""
+
+    def _built(self) -> str:
+        """Wait until what the node makes for this machine is made: once, it is kept."""
+        until = time.monotonic() + BUILT_S
+        while time.monotonic() < until:
+            shown = self.node.command("models", "show", "model", "--json", check=True)
+            native: str = json.loads(shown.stdout)["local"].get("native") or ""
+            if UNBUILT not in native:
+                return native
+            time.sleep(1)
+        raise RuntimeError(f"not made for this machine after {BUILT_S} s: {native}")
 
     def endpoint(self, max_tokens: int) -> Endpoint:
         """Where it is asked for answers of that length."""

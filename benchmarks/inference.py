@@ -79,6 +79,7 @@ class Found:
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     worker_peak_mb: dict[str, float] = field(default_factory=dict)
+    native: dict[str, str] = field(default_factory=dict)
     prefix_speedup: float | None = None
 
 
@@ -194,6 +195,7 @@ def _look_at_ours(
         if isinstance(contestant, OurDaemon):
             name = f"{entry.engine}_{shape.name}"
             found.worker_peak_mb[name] = round(contestant.worker_peak_mb)
+            found.native[name] = contestant.native
             if entry.engine == OURS:
                 alone([*running.values()], contestant)
                 found.prefix_speedup = prefix_speedup(contestant, extent.prefix_pairs)
@@ -216,6 +218,7 @@ def figures(found: Found, rate: float) -> dict[str, Any]:
         "prefix_speedup": found.prefix_speedup,
         "adapters_ratio": None,
         "worker_peak_mb": found.worker_peak_mb,
+        "native": found.native,
         "read_gb_per_s": round(rate / 1e9, 1),
     }
     missing = {**reasons(result, {**found.missing, **known}), **found.missing}
