@@ -97,7 +97,13 @@ class BatchingEngine:
         return [Event(job_id, answer.position, ended="cancelled")]
 
     def step(self) -> Sequence[Event]:
-        written = self._write() if self._seats.running else []
+        match self._seats.running:
+            case []:
+                written = []
+            case [alone]:
+                written = self._write_alone(alone)
+            case _:
+                written = self._write()
         self._seats.fill()
         return [*written, *(self._enter() if self._seats.reading else [])]
 
@@ -206,6 +212,33 @@ class BatchingEngine:
         for answer, event in zip(reversed(answers), reversed(events), strict=True):
             if event.ended:
                 self._seats.remove(answer)
+        return events
+
+    def _write_alone(self, answer: Seated) -> list[Event]:
+        """Write a token, and those of a draft as far as they are what would come anyway.
+
+        One row would be computed twice, so that the first token of a draft costs nothing.  As more
+        run, rows are dear and what they gain is less.
+        """
+        draft = answer.draft.propose(answer.tokens, answer.left - 1)
+        end = answer.cached + 1 + len(draft)
+        self._seats.make_room(padded(end) - padded(answer.cached))
+        if answer not in self._seats.running:
+            return []
+        tokens = at_least_two([answer.tokens[-1], *draft])
+        positions = at_least_two([*range(answer.cached, end)])
+        self.adapters.use([answer.job.adapter] * len(tokens))
+        this = row_pass([answer.slot] * len(tokens), positions, self._device)
+        events = []
+        for row, drafted in zip(self._forward(tokens, this), [*draft, None], strict=False):
+            answer.cached += 1
+            events.append(self._choose(answer, row))
+            if events[-1].ended or answer.tokens[-1] != drafted:
+                break
+        if draft:
+            answer.draft.learn(len(draft), len(events) - 1)
+        if events[-1].ended:
+            self._seats.remove(answer)
         return events
 
     def _choose(self, answer: Seated, logits: Logits) -> Event:

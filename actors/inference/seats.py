@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from r3mes.actors.inference.answer import Answer
+from r3mes.actors.inference.drafting import Draft
 from r3mes.actors.inference.engine import Job
 from r3mes.actors.inference.prefix import PrefixCache, names_of
 from r3mes.actors.inference.reserve import expected, padded
@@ -32,6 +33,7 @@ class Seated(Answer):
     def __init__(self, job: Job, number: int) -> None:
         super().__init__(job)
         self.number, self.slot = number, 0
+        self.draft = Draft()
         self.names = names_of(job.prompt, PIECE, job.owner, job.adapter.to_bytes(8, "big"))
 
     @property
@@ -40,10 +42,14 @@ class Seated(Answer):
         return len(self.job.prompt)
 
     @property
+    def left(self) -> int:
+        """Tokens that it may still get."""
+        return self.job.max_new - self.position + len(self.job.emitted)
+
+    @property
     def expected(self) -> int:
         """Room that it will take in the end."""
-        written = self.position - len(self.job.emitted)
-        return expected(len(self.tokens), self.job.max_new - written)
+        return expected(len(self.tokens), self.left)
 
     def piece(self, begin: int) -> Piece:
         """Of its prompt, from ``begin``."""

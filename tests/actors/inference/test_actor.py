@@ -261,6 +261,7 @@ async def test_a_worker_over_its_memory_is_replaced(toy: Toy) -> None:
         with pytest.raises(EngineCrashed, match="MiB and may take 300"):
             for _ in range(100):
                 await ask(client, "eat")
+                await ask(client, "count")  # long enough that it is seen under an answer
         assert await answer(client, "say again") == "again"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from r3mes.actors.inference import reserve, self_test, slots
+from r3mes.actors.inference import drafting, reserve, self_test, slots
 from r3mes.actors.inference.batching_engine import REPLAY, BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Event, Job, Numerics
 from r3mes.actors.inference.loading import LoadedModel, load_model
@@ -387,3 +387,33 @@ def test_the_budget_that_nobody_named() -> None:
     assert reserve.budget(weights=3 << 30, free=64 << 30, left=inf) == 3 << 30
     assert reserve.budget(weights=3 << 30, free=4 << 30, left=inf) == 1 << 30
     assert reserve.budget(weights=3 << 30, free=64 << 30, left=2 << 30) == 1 << 30
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED])
+def test_drafts_save_calls_and_change_no_bit(
+    sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, one = batching(model_of("Llama")), job(1, sampling=sampling, max_new=100)
+    seen = listening(engine)
+    calls: list[int] = []
+    forward = engine._forward
+
+    def counted(tokens: list[int], *rest: Any) -> Logits:
+        calls.append(len(tokens))
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    monkeypatch.setattr(drafting.Draft, "propose", lambda *_: [])
+    plain = write(engine, one)[1]
+    bits, without = [*seen], len(calls)
+
+    def mostly_right(_draft: drafting.Draft, tokens: list[int], most: int) -> list[int]:
+        at = len(tokens) - len(SHORT)
+        return [*plain[at : at + at % 6], 7][:most]
+
+    monkeypatch.setattr(drafting.Draft, "propose", mostly_right)
+    seen.clear()
+    calls.clear()
+    assert write(engine, one)[1] == plain
+    assert seen == bits
+    assert len(calls) < without / 2

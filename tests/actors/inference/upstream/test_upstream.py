@@ -224,7 +224,7 @@ def test_no_option_is_passed_over() -> None:
     sent = {"prompt", "emitted", "temperature", "top_k", "top_p", "seed", "max_new", "min_p"}
     sent |= {"presence_penalty", "frequency_penalty", "repetition_penalty", "bias", "biases"}
     refused = {"logprobs", "grammar", "adapter"}
-    ours = {"id", "stop_ids"}
+    ours = {"id", "stop_ids", "owner"}
     assert set(Start.__struct_fields__) <= sent | refused | ours
 
 
