@@ -249,7 +249,7 @@ class InferenceClient:
         grammar = await _grammar(job, form, ready.text)
         start = _start(job, prompt, ready, grammar, self._owner())
         writer = await ready.text.writer(job.stop, job.emitted, form)
-        ticket = Ticket(start, deadline, adapter, job.messages)
+        ticket = Ticket(start, deadline, adapter, job.messages, bool(job.tools))
         withdraw = partial(_withdraw, mailbox, ticket)
         try:
             await _enqueue(mailbox, ticket)

@@ -86,13 +86,15 @@ class Ticket:
     Args:
         deadline: on trio's clock; begun later the answer is worthless.
         adapter: with which it is written.
-        messages: what the prompt was made of.
+        messages: what the prompt was made of, besides tools.
+        tools: whether it was made of some.
     """
 
     start: Start
     deadline: float
     adapter: Shelved | None = None
     messages: Sequence[Mapping[str, object]] = ()
+    tools: bool = False
     queued_at: float = field(default_factory=trio.current_time)
     began: trio.Event = field(default_factory=trio.Event)
     began_at: float = 0.0

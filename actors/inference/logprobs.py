@@ -24,17 +24,17 @@ def pairs_of(logits: Logits, token: int, count: int) -> bytes:
         token: the one that was chosen.
         count: at least 1; ties go to the lower id.
     """
-    exact = logits.astype(np.float64)
-    top = exact.max()
-    values = exact - (top + np.log(np.exp(exact - top).sum()))
-    ids = np.array([token, *_highest(exact, count - 1)])
+    top = logits.max()
+    mass = float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+    ids = np.array([token, *_highest(logits, count - 1)])
+    values = logits[ids].astype(np.float64) - float(top) - mass
     pairs = np.full(count, np.array((0, LEAST), PAIR))  # for what a small vocabulary does not have
     pairs["id"][: len(ids)] = ids
-    pairs["value"][: len(ids)] = np.clip(np.nan_to_num(values[ids], nan=LEAST), LEAST, 0.0)
+    pairs["value"][: len(ids)] = np.clip(np.nan_to_num(values, nan=LEAST), LEAST, 0.0)
     return pairs.tobytes()
 
 
-def _highest(logits: np.ndarray[tuple[int], np.dtype[np.float64]], count: int) -> list[int]:
+def _highest(logits: Logits, count: int) -> list[int]:
     if not count:
         return []
     count = min(count, len(logits))

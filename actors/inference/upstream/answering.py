@@ -31,6 +31,8 @@ def question_of(ticket: Ticket, model: str, dialect: Dialect, context: int) -> Q
     options = _options(start)
     if unknown := [name for name in options if name not in dialect.takes]:
         raise BadRequest(f"the server behind the model knows no {unknown[0]}", param=unknown[0])
+    if ticket.tools and not dialect.by_ids:
+        raise BadRequest("the server behind the model is shown no tools", param="tools")
     if start.grammar:
         raise BadRequest("another server follows no grammar", param="response_format")
     if start.logprobs:

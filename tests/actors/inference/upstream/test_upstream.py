@@ -19,10 +19,12 @@ from tokenizers import Tokenizer
 from r3mes.actors.inference.actor import ModelActor
 from r3mes.actors.inference.builtin import MODEL_DIR
 from r3mes.actors.inference.client import InferenceClient
-from r3mes.actors.inference.generation import GenerateJob
+from r3mes.actors.inference.generation import GenerateJob, Ticket
 from r3mes.actors.inference.protocol import Start
 from r3mes.actors.inference.settings import ModelSettings, UpstreamSettings
 from r3mes.actors.inference.upstream import keeper as upstream_keeper
+from r3mes.actors.inference.upstream.answering import question_of
+from r3mes.actors.inference.upstream.dialects import Ollama, OpenAi, Vllm
 from r3mes.actors.inference.upstream.meeting import upstream_hash
 from r3mes.actors.inference.upstream.retokenise import Retokeniser
 from r3mes.errors import BadRequest, EngineError, ModelMissing, Overloaded, UpstreamFailed
@@ -226,6 +228,15 @@ def test_no_option_is_passed_over() -> None:
     refused = {"logprobs", "grammar", "adapter"}
     ours = {"id", "stop_ids", "owner"}
     assert set(Start.__struct_fields__) <= sent | refused | ours
+
+
+async def test_tools_are_for_servers_that_take_the_prompt_itself() -> None:
+    start = Start(1, bytes(4), b"", 0.0, 0, 1.0, 0, 5, b"", 0)
+    ticket = Ticket(start, deadline=0, tools=True)
+    assert question_of(ticket, "big", Vllm(), 100).ids == (0,)
+    for dialect in (Ollama(), OpenAi()):
+        with pytest.raises(BadRequest, match="is shown no tools"):
+            question_of(ticket, "big", dialect, 100)
 
 
 async def test_hanging_up_ends_the_work_there(tokenizer_dir: Path) -> None:
