@@ -27,6 +27,7 @@ from typing import Any
 import platformdirs
 import trio
 
+from benchmarks.adapters import adapters_ratio
 from benchmarks.asking import Answer, Arrival, at_once, by_chance
 from benchmarks.bandwidth import read_rate
 from benchmarks.contestants import OURS, Contestant, Entry, OurDaemon, alone, entries, tree_peak_mb
@@ -52,6 +53,7 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 POISSON_S, QUICK_POISSON_S = 6.0, 2.0
 OVERLOAD_S, QUICK_OVERLOAD_S = 60, 3
 PREFIX_PAIRS, QUICK_PREFIX_PAIRS = 5, 2
+ADAPTER_ROUNDS, QUICK_ADAPTER_ROUNDS = 5, 1
 QUICK_ENGINES = (OURS,)
 PAUSE_S = 0.2
 """After a change of turns, for those that were woken to find their feet."""
@@ -66,10 +68,18 @@ class Extent:
     poisson_s: float
     overload_s: float
     prefix_pairs: int
+    adapter_rounds: int
 
 
-FULL = Extent((SMALL, LARGE), ROUNDS, POISSON_S, OVERLOAD_S, PREFIX_PAIRS)
-QUICK = Extent((SMALL,), QUICK_ROUNDS, QUICK_POISSON_S, QUICK_OVERLOAD_S, QUICK_PREFIX_PAIRS)
+FULL = Extent((SMALL, LARGE), ROUNDS, POISSON_S, OVERLOAD_S, PREFIX_PAIRS, ADAPTER_ROUNDS)
+QUICK = Extent(
+    (SMALL,),
+    QUICK_ROUNDS,
+    QUICK_POISSON_S,
+    QUICK_OVERLOAD_S,
+    QUICK_PREFIX_PAIRS,
+    QUICK_ADAPTER_ROUNDS,
+)
 
 
 @dataclass(slots=True)
@@ -81,6 +91,7 @@ class Found:
     worker_peak_mb: dict[str, float] = field(default_factory=dict)
     native: dict[str, str] = field(default_factory=dict)
     prefix_speedup: float | None = None
+    adapters_ratio: float | None = None
 
 
 def compare(shape: Shape, who: Sequence[Entry], cache: Path, extent: Extent, found: Found) -> None:
@@ -201,13 +212,24 @@ def _look_at_ours(
                 found.prefix_speedup = prefix_speedup(contestant, extent.prefix_pairs)
 
 
+def _look_at_adapters(
+    shape: Shape, cache: Path, folder: Path, extent: Extent, found: Found
+) -> None:
+    try:
+        found.adapters_ratio = adapters_ratio(
+            shape, build(shape, cache), folder, extent.adapter_rounds
+        )
+    except Exception as error:  # noqa: BLE001  the other figures are worth having
+        found.missing["adapters"] = str(error)[:300] or type(error).__name__
+
+
 def figures(found: Found, rate: float) -> dict[str, Any]:
     """The keys that everybody relies on."""
     known = {
         "int8_ratio_batch1": found.missing.get(f"{OURS}_int8", ""),
         "openvino_engine_ratio": found.missing.get(f"{OURS}_openvino", ""),
         "bandwidth_share_batch1": f"only measured with {LARGE.name}",
-        "adapters_ratio": "no benchmark of adapters yet",
+        "adapters_ratio": found.missing.get("adapters", "it was not asked for"),
     }
     result: dict[str, Any] = {
         "ratios": ratios(found.rows),
@@ -216,7 +238,7 @@ def figures(found: Found, rate: float) -> dict[str, Any]:
         "int8_ratio_batch1": ratio(found.rows, f"{OURS}_int8", OURS, ["1"]),
         "bandwidth_share_batch1": _bandwidth_share(found.rows, rate),
         "prefix_speedup": found.prefix_speedup,
-        "adapters_ratio": None,
+        "adapters_ratio": found.adapters_ratio,
         "worker_peak_mb": found.worker_peak_mb,
         "native": found.native,
         "read_gb_per_s": round(rate / 1e9, 1),
@@ -262,6 +284,7 @@ def main() -> None:
         compare(shape, who, cache, extent, found)
     rate = max(rate, read_rate())
     with tempfile.TemporaryDirectory(prefix="r3mes-bench-") as folder:
+        _look_at_adapters(extent.shapes[-1], cache, Path(folder) / "adapters", extent, found)
         crowded = overload(Path(folder) / "node", seconds=extent.overload_s)
     crowded.pop("acked_lost")
     print_result(figures(found, rate) | crowded | before)
