@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import trio
 
+from r3mes.actors.asking import asking_for
 from r3mes.actors.inference.client import InferenceClient
 from r3mes.actors.inference.files import hash_model
 from r3mes.actors.inference.generation import GenerateJob
@@ -205,3 +206,26 @@ def _lives(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+async def test_what_an_owner_asked_before_is_not_read_again(
+    serve: Serve, model_dir: Callable[..., Path]
+) -> None:
+    """Through the whole seam: the owner goes down with the request, the count comes back."""
+    asked = [{"role": "user", "content": "what is a node asked " * 30}]
+    prompt = 0
+    async with serve(model_dir("qwen3", "bfloat16")) as client:
+        board = client.boards()["tiny"]
+        while (trial := board.used) is None:  # noqa: ASYNC110  no event for this
+            await trio.sleep(0.05)
+        for owner in ("a", "b", "a"):
+            job = GenerateJob("tiny", asked, max_tokens=1)
+            with asking_for(owner):
+                async with client.generate(job, deadline_s=20) as answer:
+                    prompt = len(answer.prompt_ids)
+                    [chunk async for chunk in answer]
+        whole = trial.prompt_tokens + 3 * prompt
+        while (used := board.used) is None or used.prompt_tokens < whole:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    assert used.cached_tokens - trial.cached_tokens == (prompt - 1) // 128 * 128 > 0
+    assert used.kv_bytes > trial.kv_bytes
