@@ -42,6 +42,7 @@ class Daemon:
             "api": {"listen": "127.0.0.1:0"},
             "p2p": {"listen": ["127.0.0.1:0"], "lan_discovery": False},
             "metrics": {"listen": "127.0.0.1:0"},
+            "engine": {"compile": False},
         }
         for section, values in config.items():
             if isinstance(values, dict):

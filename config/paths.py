@@ -21,6 +21,11 @@ def data_directory() -> Path:
     return platformdirs.user_data_path(APP)
 
 
+def programs_directory() -> Path:
+    """Where code made for this machine lies, for all nodes of a user."""
+    return platformdirs.user_cache_path(APP) / "programs"
+
+
 def config_file(env: Mapping[str, str], datadir: Path | None = None) -> Path:
     """The configuration file: named by R3MES_CONFIG, in ``datadir`` if given, else XDG's."""
     if named := env.get(CONFIG_VARIABLE):

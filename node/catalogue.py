@@ -58,6 +58,7 @@ class LocalModel:
         engine_reason: why this engine.
         directory: where its files are; like all that follows None while it is not loaded.
         weights_bytes: size of the weights on disk.
+        native: what of it is code made for this machine, and what is in the way of more.
         chat: whether it came with a chat template.
         restarts: workers lost so far.
     """
@@ -76,6 +77,7 @@ class LocalModel:
     dtype: str | None
     device: str | None
     numeric_class: str | None
+    native: str | None
     chat: bool | None
 
 
@@ -286,6 +288,7 @@ class Catalogue:
             dtype=manifest.dtype if manifest else None,
             device=manifest.device if manifest else None,
             numeric_class=manifest.numeric_class if manifest else None,
+            native=board.native if manifest else None,
             chat=manifest.chat if manifest else None,
         )
 

@@ -13,6 +13,7 @@ from r3mes.actors.inference.generation import GenerateJob, Generation
 from r3mes.actors.inference.settings import AdapterSettings, ModelSettings, UpstreamSettings
 from r3mes.actors.requests.job import ANY_CALL, InferJob
 from r3mes.config.load import served_name
+from r3mes.config.paths import programs_directory
 from r3mes.config.schema import Adapter, Config, Model
 from r3mes.errors import BadRequest
 from r3mes.ids import ModelHash
@@ -143,6 +144,8 @@ def model_settings(model: Model, config: Config) -> ModelSettings:
         kv_bytes=config.engine.kv_bytes,
         slots=model.slots or config.limits.slots,
         queue=config.limits.queue,
+        programs=programs_directory() if config.engine.compile else None,
+        weights=model.weights,
         cache=config.node.datadir / "cache",
         adapters=tuple(
             adapter_settings(adapter)

@@ -24,6 +24,7 @@ from typing import TypeAlias, assert_never
 import trio
 
 from r3mes.actors.inference.admission import Admission
+from r3mes.actors.inference.building import BUILDER, build
 from r3mes.actors.inference.choice import Choice
 from r3mes.actors.inference.generation import Ticket
 from r3mes.actors.inference.keeper import Fetch, Keeper
@@ -32,6 +33,7 @@ from r3mes.actors.inference.process import COMMAND
 from r3mes.actors.inference.protocol import (
     AdapterFailed,
     AdapterLoaded,
+    Built,
     Cancel,
     Embedded,
     Ended,
@@ -157,6 +159,7 @@ class Board:
         losses: workers lost so far, by the code of the error.
         load_s: seconds without a worker before the present one was ready.
         pid: of the worker.
+        native: what of the model is code made for this machine, and what is in the way of more.
         gpu_bytes: what it has taken on its GPU, at its last sign of life while it was idle.
         idle_since: when the last answer ended, on trio's clock.
         adapters: by their names, without the model's.
@@ -177,6 +180,7 @@ class Board:
     losses: Counter[str] = field(default_factory=Counter)
     load_s: float | None = None
     pid: int | None = None
+    native: str = ""
     gpu_bytes: int = 0
     directory: Path | None = None
     idle_since: float = field(default_factory=trio.current_time)
@@ -219,6 +223,7 @@ class ModelActor(Actor[Message]):
     Args:
         settings: which model, and within which limits.
         command: the worker's program and arguments.
+        builder: the same of what builds code for this machine.
         fetch: pulls a model that is not on this machine.
     """
 
@@ -226,12 +231,13 @@ class ModelActor(Actor[Message]):
         self,
         settings: ModelSettings,
         command: Sequence[str] = COMMAND,
+        builder: Sequence[str] = BUILDER,
         fetch: Fetch | None = None,
     ) -> None:
         super().__init__(Mailbox(f"model {settings.name}", capacity=settings.queue + 16))
         self.settings = settings
         self.board = Board(settings.slots, Admission(settings.queue), settings.pinned)
-        self._worker_command, self._fetch = command, fetch
+        self._worker_command, self._builder_command, self._fetch = command, builder, fetch
         self._suspects = Suspects()
         self._shelf = Shelf(
             settings.name,
@@ -243,6 +249,7 @@ class ModelActor(Actor[Message]):
         )
         self.board.adapters = self._shelf.adapters
         self._resting = ""  # why it rests; empty while it does not
+        self._building = False
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -441,10 +448,8 @@ class ModelActor(Actor[Message]):
                 await trio.sleep(min(idle_s, IDLE_LOOK_S))
 
     async def _end_worker(self, patience_s: float) -> None:
-        if self._running:
-            self._emptied = trio.Event()
-            with trio.move_on_after(patience_s):
-                await self._emptied.wait()
+        with trio.move_on_after(patience_s):
+            await self._until_empty()
         self._drop(self._running, self._put_away())
         self._keeping.cancel()
 
@@ -455,6 +460,34 @@ class ModelActor(Actor[Message]):
 
     def _put_away(self) -> ModelUnloaded:
         return ModelUnloaded(f"the model {self.settings.name} was unloaded by the operator")
+
+    async def _until_empty(self) -> None:
+        """Until no answer is in flight."""
+        while self._running:
+            if self._emptied.is_set():
+                self._emptied = trio.Event()
+            await self._emptied.wait()
+
+    # Code for this machine
+
+    async def _build(self, programs: Path) -> None:
+        """Have it built beside the answers, then let a worker that uses it take over."""
+        self._building = True
+        try:
+            await trio.sleep(self.settings.build_after_s)
+            scaled = self.settings.weights != "stored"
+            if (directory := self.board.directory) is None:
+                return
+            why = await build(directory, programs, self._builder_command, scaled=scaled)
+            if why:
+                self.board.native += f": {why}"
+                self.board.turn(self.board.state, self.board.error)
+                return
+            await self._until_empty()
+            if self._wanted and self._keeper.up:
+                self._keeping.cancel()
+        finally:
+            self._building = False
 
     # Adapters
 
@@ -502,7 +535,10 @@ class ModelActor(Actor[Message]):
         self.board.idle_since = trio.current_time()
         self.board.load_s = trio.current_time() - self._without_worker_since
         self.board.admission.loaded(self.board.load_s)
+        self.board.native = loaded.native
         self.board.turn("ready")
+        if loaded.unbuilt and self.settings.programs is not None and not self._building:
+            self._nursery.start_soon(self._build, self.settings.programs)
         self._shelf.worker_came(manifest)
         self._dispatch()
 
@@ -556,7 +592,7 @@ class ModelActor(Actor[Message]):
                 self.board.gpu_bytes, self.board.used = report.gpu_bytes, report
             case AdapterLoaded() | AdapterFailed():
                 self._shelf.heard(report)
-            case Loaded() | LoadFailed():
+            case Loaded() | LoadFailed() | Built():
                 raise EngineCrashed("the worker loaded twice")
             case Embedded():
                 raise EngineCrashed("the worker embeds instead of writing")

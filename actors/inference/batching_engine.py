@@ -13,27 +13,28 @@ prompts are read together, or not read at all because an earlier prompt began al
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from r3mes.actors.inference.engine import Capacity, Event, Job
+from r3mes.actors.inference.forward import Call, Forward, PlainForward
 from r3mes.actors.inference.loading import LoadedModel
 from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.reserve import padded
 from r3mes.actors.inference.sampling import Logits
 from r3mes.actors.inference.seats import PIECE, Seated, Seats
-from r3mes.actors.inference.slots import Pass, Piece, SlotCache, piece_pass, row_pass
+from r3mes.actors.inference.slots import Piece, SlotCache, piece_pass, row_pass
 
 REPLAY = 32
 """Tokens that were written elsewhere in one step."""
 READING_S, PIECES = 0.25, 8
 """How long a step may read, about, and how many pieces, while nobody's next token waits for it."""
 
+MakeForward: TypeAlias = Callable[[Any, SlotCache, Adapters], Forward]
 OnLogits = Callable[[int, int, Logits], None]
 """Told of the logits of each token: the job, the position in its answer, shape (vocabulary,)."""
 
@@ -54,17 +55,25 @@ class BatchingEngine:
         model: whose attention is `r3mes.actors.inference.slots.attend`.
         slots: answers written at the same time.
         room: tokens whose keys and values may be kept; at least the model's context.
+        by: how a call of the model is computed.
     """
 
-    def __init__(self, model: LoadedModel, *, slots: int, room: int | None = None) -> None:
-        self._module, self.numerics = model.module, model.numerics
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        slots: int,
+        room: int | None = None,
+        by: MakeForward = PlainForward,
+    ) -> None:
+        self.numerics = model.numerics
         self.on_logits: OnLogits = unheard
         self._device = torch.device(model.numerics.device)
         self.adapters = Adapters(model.module, self._device, model.module.dtype, model.siblings)
         self._slots, self._seats = slots, Seats(slots, model.numerics.context, room)
         self._turns, self._prompt_tokens = count(), 0
         self._row_s = READING_S / PIECE  # that one token of a prompt took
-        self._takes_rows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
+        self._forward = by(model.module, self.cache, self.adapters)
 
     @property
     def cache(self) -> SlotCache:
@@ -166,8 +175,8 @@ class BatchingEngine:
         last = [sum(piece.rows for piece in pieces[: at + 1]) - 1 for at in range(len(pieces))]
         if len(tokens) == 1:  # as two pieces, as each attends by itself
             tokens, pieces, adapters = tokens * 2, pieces * 2, adapters * 2
-        self.adapters.use(adapters)
-        return self._forward(tokens, piece_pass(pieces, self._device), at_least_two(last))
+        this = piece_pass(pieces, self._device)
+        return self._forward(Call(tokens, adapters, this, at_least_two(last)))
 
     def _replay(self, answer: Seated) -> list[Event]:
         """Read on in what was written elsewhere."""
@@ -179,8 +188,8 @@ class BatchingEngine:
         positions = at_least_two([*range(begin, end)])
         this = row_pass([answer.slot] * len(positions), positions, self._device)
         last = len(tokens) - 1
-        self.adapters.use([answer.job.adapter] * len(tokens))
-        logits = self._forward(tokens, this, [last, last])[0]
+        adapters = [answer.job.adapter] * len(tokens)
+        logits = self._forward(Call(tokens, adapters, this, [last, last]))[0]
         answer.cached = end
         return [self._begin(answer, logits)] if end == len(answer.tokens) else []
 
@@ -203,8 +212,9 @@ class BatchingEngine:
         slots = at_least_two([*range(len(answers))])
         positions = at_least_two([answer.cached for answer in answers])
         tokens = at_least_two([answer.tokens[-1] for answer in answers])
-        self.adapters.use(at_least_two([answer.job.adapter for answer in answers]))
-        logits = self._forward(tokens, row_pass(slots, positions, self._device))
+        adapters = at_least_two([answer.job.adapter for answer in answers])
+        this = row_pass(slots, positions, self._device)
+        logits = self._forward(Call(tokens, adapters, this, range(len(tokens))))
         events = []
         for answer, row in zip(answers, logits, strict=False):
             answer.cached += 1
@@ -227,10 +237,11 @@ class BatchingEngine:
             return []
         tokens = at_least_two([answer.tokens[-1], *draft])
         positions = at_least_two([*range(answer.cached, end)])
-        self.adapters.use([answer.job.adapter] * len(tokens))
+        adapters = [answer.job.adapter] * len(tokens)
         this = row_pass([answer.slot] * len(tokens), positions, self._device)
+        logits = self._forward(Call(tokens, adapters, this, range(len(tokens))))
         events = []
-        for row, drafted in zip(self._forward(tokens, this), [*draft, None], strict=False):
+        for row, drafted in zip(logits, [*draft, None], strict=False):
             answer.cached += 1
             events.append(self._choose(answer, row))
             if events[-1].ended or answer.tokens[-1] != drafted:
@@ -244,20 +255,3 @@ class BatchingEngine:
     def _choose(self, answer: Seated, logits: Logits) -> Event:
         self.on_logits(answer.job.id, answer.position, logits)
         return answer.choose(logits)
-
-    def _forward(
-        self, tokens: Sequence[int], this: Pass, rows: Sequence[int] | None = None
-    ) -> Logits:
-        """The logits of these rows, two or more, or of all; shape (rows, vocabulary)."""
-        ids = torch.tensor([tokens], device=self._device)
-        wanted = None if rows is None else torch.tensor(rows, device=self._device)
-        options: dict[str, Any] = {}
-        if self._takes_rows and wanted is not None:
-            options, wanted = {"logits_to_keep": wanted}, None
-        with torch.inference_mode(), self.cache.using(this):
-            output = self._module(
-                input_ids=ids, position_ids=this.positions[None], use_cache=False, **options
-            )
-            kept = output.logits[0] if wanted is None else output.logits[0, wanted]
-            logits: Logits = kept.to(torch.float32).cpu().numpy()
-        return logits

@@ -104,6 +104,8 @@ class Numerics:
         numeric_class: engines of the same class give the same bits (``docs/decisions``).
         stop_ids: the model's own ends of an answer.
         room: tokens whose keys and values fit into memory; 0 for no known bound.
+        native: what of it is code made for this machine, or why nothing is.
+        unbuilt: whether there could be more, if it were built.
     """
 
     architecture: str
@@ -115,6 +117,8 @@ class Numerics:
     numeric_class: str
     stop_ids: tuple[int, ...]
     room: int = 0
+    native: str = ""
+    unbuilt: bool = False
 
     def of_class(self, order: str) -> Numerics:
         """The same with an order of computation: another order, other bits."""

@@ -246,6 +246,8 @@ class Keeper:
             max_context=settings.max_context or 0,
             slots=settings.slots,
             threads=settings.threads or 0,
+            programs=str(settings.programs or ""),
+            weights=settings.weights,
             cache=self._place,
             kv_bytes=settings.kv_bytes or 0,
             memory_bytes=settings.memory_bytes or 0,

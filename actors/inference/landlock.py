@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import r3mes.actors
@@ -30,11 +30,11 @@ PROC = ("self", "cpuinfo", "meminfo", "stat", "filesystems", "sys", "driver")
 """Not all of it: the environment of other processes would be readable."""
 
 
-def restrict_files(model: Path, *, writable: Path | None = None) -> None:
+def restrict_files(model: Path, readable: Sequence[Path], writable: Sequence[Path]) -> None:
     """From here on this thread, and what it starts, opens nothing else.
 
-    The temporary directory may be written, which the daemon makes for each worker, and
-    ``writable`` if there is one.
+    The temporary directory may be written, which the daemon makes for each worker, and what is
+    ``writable``.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     attributes = struct.pack("=Q", EVERYTHING)
@@ -42,10 +42,10 @@ def restrict_files(model: Path, *, writable: Path | None = None) -> None:
     if rules < 0:
         return  # a kernel without Landlock
     try:
-        for path in _readable(model):
+        for path in (*_readable(model), *readable):
             _allow(libc, rules, path, READ)
         _allow(libc, rules, Path("/dev"), READ | WRITE_FILE)
-        for path in (Path(tempfile.gettempdir()), *([writable] if writable else ())):
+        for path in (Path(tempfile.gettempdir()), *writable):
             _allow(libc, rules, path, EVERYTHING)
         if libc.syscall(RESTRICT_SELF, rules, 0):
             raise OSError(ctypes.get_errno(), "landlock_restrict_self")

@@ -29,4 +29,6 @@ def loaded_as(directory: Path, numerics: Numerics, text: TextParts, *, slots: in
         stop_ids=numerics.stop_ids,
         files=tuple(files.items()),
         room=numerics.room,
+        native=numerics.native,
+        unbuilt=numerics.unbuilt,
     )

@@ -27,6 +27,7 @@ from r3mes.actors.inference.adapter_files import (
     described_layers,
     rounded,
 )
+from r3mes.actors.inference.native.operators import NativeLinear
 from r3mes.actors.inference.packed import PackedLinear
 from r3mes.actors.inference.stacks import Group, Names, Pair, Place, Rows, Stack, same_bits
 from r3mes.errors import EngineError, ModelInvalid
@@ -249,7 +250,7 @@ def _head(module: Any) -> nn.Module | None:
 def _shape(module: nn.Module) -> tuple[int, int] | None:
     """Inputs and outputs of a linear layer; None of others."""
     match module:
-        case PackedLinear():
+        case PackedLinear() | NativeLinear():
             return module.inputs, module.outputs
         case nn.Linear():
             return module.in_features, module.out_features

@@ -37,6 +37,8 @@ class Load(_Message, frozen=True, tag=1):
         memory_bytes: most memory that the worker may occupy; 0 for no cap.
         cache: a directory for what the worker makes of the model, to be found there next time;
             empty for none.
+        programs: directory of what was built for this machine; empty to use none of it.
+        weights: ``stored``, or ``int8``: bytes with a scale for each output of a layer.
     """
 
     path: str
@@ -49,6 +51,8 @@ class Load(_Message, frozen=True, tag=1):
     cache: str = ""
     kv_bytes: int = 0
     memory_bytes: int = 0
+    programs: str = ""
+    weights: str = "stored"
 
 
 class Loaded(_Message, frozen=True, tag=2):
@@ -64,6 +68,8 @@ class Loaded(_Message, frozen=True, tag=2):
         stop_ids: an answer ends before any of them.
         files: name and SHA-256 in hex of each file that counts, sorted by name.
         room: tokens whose keys and values fit into memory; 0 for no known bound.
+        native: what of it is code made for this machine, or why nothing is.
+        unbuilt: whether there could be more, if it were built.
     """
 
     hash: bytes
@@ -81,6 +87,8 @@ class Loaded(_Message, frozen=True, tag=2):
     stop_ids: tuple[int, ...]
     files: tuple[tuple[str, str], ...] = ()
     room: int = 0
+    native: str = ""
+    unbuilt: bool = False
 
 
 class LoadFailed(_Message, frozen=True, tag=3):
@@ -165,6 +173,26 @@ class Ping(_Message, frozen=True, tag=8):
     """Are you there?  Answered between two steps of the engine."""
 
     number: int
+
+
+class Build(_Message, frozen=True, tag=40):
+    """To a builder: build for this machine what is missing.
+
+    Args:
+        model: its directory.
+        programs: where to put it.
+        scaled: weights will be bytes with a scale for each output.
+    """
+
+    model: str
+    programs: str
+    scaled: bool
+
+
+class Built(_Message, frozen=True, tag=41):
+    """Everything is there now, or ``why`` not."""
+
+    why: str
 
 
 class Pong(_Message, frozen=True, tag=9):
@@ -262,10 +290,10 @@ class Embedded(_Message, frozen=True, tag=21):
 
 
 Command: TypeAlias = (
-    Load | Start | Cancel | Ping | LoadAdapter | AdapterPart | UnloadAdapter | Embed
+    Build | Load | Start | Cancel | Ping | LoadAdapter | AdapterPart | UnloadAdapter | Embed
 )
 Report: TypeAlias = (
-    Loaded | LoadFailed | Wrote | Ended | Pong | AdapterLoaded | AdapterFailed | Embedded
+    Built | Loaded | LoadFailed | Wrote | Ended | Pong | AdapterLoaded | AdapterFailed | Embedded
 )
 
 _encoder = msgspec.msgpack.Encoder()

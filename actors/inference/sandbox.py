@@ -14,6 +14,7 @@ import platform
 import resource
 import signal
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,15 @@ def _prctl(option: int, argument: int, more: object = 0) -> None:
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
-def confine(model: Path, *, writable: Path | None = None) -> None:
-    """Give up everything that writing answers with ``model`` does not need.
+def confine(model: Path, readable: Sequence[Path] = (), writable: Sequence[Path] = ()) -> None:
+    """Give up everything that working with ``model`` does not need.
 
     Holds for the calling thread and those that it starts later.
 
     Args:
         model: whose files may be read.
-        writable: a directory that may be written as well.
+        readable: other directories that may be read.
+        writable: those that may be written as well.
 
     Raises:
         OSError: the kernel has no seccomp filters.
@@ -76,7 +78,7 @@ def confine(model: Path, *, writable: Path | None = None) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # it before the daemon
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    restrict_files(model, writable=writable)
+    restrict_files(model, readable, writable)
     refuse_network()
 
 

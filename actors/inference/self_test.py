@@ -17,6 +17,7 @@ from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.loading import LoadedModel
 from r3mes.actors.inference.low_rank import watching
 from r3mes.actors.inference.memory import free_bytes
+from r3mes.actors.inference.native.opening import NOTHING, NativeWays, Wish
 from r3mes.actors.inference.packed import pack
 from r3mes.actors.inference.reserve import budget, fitting
 from r3mes.actors.inference.sampling import Logits, Sampling
@@ -32,19 +33,26 @@ ANSWER, EMITTED = 8, 5
 LEAST_CONTEXT = 256
 """Tokens of one answer, below which a model is not worth serving."""
 FULL, SLIDING = "full_attention", "sliding_attention"
-CLOSE, CLOSE_IN_HALF = 1e-3, 0.05
+CLOSE, CLOSE_IN_HALF, CLOSE_IN_BYTES = 1e-3, 0.05, 0.2
 """Distance of our logits from those of transformers over their length, by precision."""
 
 
 def open_engine(
-    model: LoadedModel, *, slots: int, kv_bytes: int = 0, memory_bytes: int = 0
+    model: LoadedModel,
+    wish: Wish = NOTHING,
+    *,
+    slots: int,
+    kv_bytes: int = 0,
+    memory_bytes: int = 0,
 ) -> Engine:
     """The engine that writes answers together; in turn, where that would be wrong or not exact.
 
-    A GPU makes no promise about bits, and gets the fast engine all the same; the class says so.
+    What was made for this machine comes first, if it computes what transformers computes.  A GPU
+    makes no promise about bits, and gets the fast engine all the same; the class says so.
 
     Args:
         model: as it was loaded.
+        wish: what of this machine's own may be used.
         slots: answers written at the same time.
         kv_bytes: most memory of keys and values; 0 for about as much as the model itself takes.
         memory_bytes: that the process may occupy; 0 for no cap.
@@ -53,21 +61,52 @@ def open_engine(
         EngineError: no answer would fit into ``kv_bytes``.
     """
     own, trial = model.module.config._attn_implementation, BatchingEngine(model, slots=1)
-    why = _entangled(model.module.config.get_text_config()) or _differs(model, trial)
+    why = _entangled(model.module.config.get_text_config())
+    if not why:
+        try:
+            expected = _expected(model)
+            why = _differs(model, trial, expected)
+        except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
+            why = f"{type(error).__name__}: {error}"
     if not why:
         most = kv_bytes or _own_choice(model, memory_bytes)
         within = _within(model, slots, most, trial.cache.bytes_per_token)
-        pack(model.module)
-        engine = BatchingEngine(within, slots=slots, room=within.numerics.room)
-        exact, digest = _bits(engine)
-        if exact or engine.numerics.device != "cpu":
-            word = "exact" if exact else "inexact"
-            engine.numerics = engine.numerics.of_class(f"together, plan 3, {word}, {digest}")
+        ways = NativeWays(within, wish, slots=slots)
+        engine = _native(ways, expected) or _plain(within, slots=slots)
+        if engine is not None:
+            lacks = f"; {ways.why_not}" if ways.why_not else ""
+            native = (engine.numerics.native or "nothing made for this machine") + lacks
+            engine.numerics = replace(engine.numerics, native=native, unbuilt=ways.unbuilt)
             return engine
         why = "the bits of one would depend on the others"
     logger.warning("answers are written in turn and not together: %s", why)
     model.module.set_attn_implementation(own)
     return SequentialEngine(model, slots=slots)
+
+
+def _native(ways: NativeWays, expected: torch.Tensor) -> BatchingEngine | None:
+    """The first of the ways that computes what is expected, and keeps the bits."""
+    for engine in ways:
+        if _distance(engine, expected) < (CLOSE_IN_BYTES if ways.scaled else CLOSE_IN_HALF):
+            exact, digest = _bits(engine)
+            if exact:
+                plan = f"native plan 1, {ways.plan}, exact, {digest}"
+                engine.numerics = engine.numerics.of_class(plan)
+                return engine
+    return None
+
+
+def _plain(model: LoadedModel, *, slots: int) -> BatchingEngine | None:
+    """By the operators of torch; None if the bits are not kept, though they are promised."""
+    model.module.set_attn_implementation(NAME)
+    pack(model.module)
+    engine = BatchingEngine(model, slots=slots, room=model.numerics.room)
+    exact, digest = _bits(engine)
+    if not exact and engine.numerics.device == "cpu":
+        return None
+    word = "exact" if exact else "inexact"
+    engine.numerics = engine.numerics.of_class(f"together, plan 3, {word}, {digest}")
+    return engine
 
 
 def _own_choice(model: LoadedModel, memory_bytes: int) -> int:
@@ -128,25 +167,34 @@ def _sliding(config: Any) -> int:
     return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
 
 
-def _differs(model: LoadedModel, engine: BatchingEngine) -> str:
+def _expected(model: LoadedModel) -> torch.Tensor:
+    """The logits behind the prompt that is tried, as transformers computes them."""
+    ids = torch.tensor([_prompt(model, TOKENS)], device=model.module.device)
+    with torch.inference_mode(), watching(model.module, model.siblings):
+        output = model.module(input_ids=ids, use_cache=False)
+    logits: torch.Tensor = output.logits[0, -1].float().cpu()
+    return logits
+
+
+def _differs(model: LoadedModel, engine: BatchingEngine, expected: torch.Tensor) -> str:
     """Give the model our attention; what it does not compute as transformers does, or nothing."""
-    module, ids = model.module, _prompt(model, TOKENS)
-    try:
-        with torch.inference_mode(), watching(module, model.siblings):
-            output = module(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
-        expected = output.logits[0, -1].float().cpu()
-        module.set_attn_implementation(NAME)
-        seen = torch.from_numpy(_last_logits(engine, ids[:-EMITTED], ids[-EMITTED:]))
-    except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
-        return f"{type(error).__name__}: {error}"
+    module = model.module
+    module.set_attn_implementation(NAME)
+    distance = _distance(engine, expected)
     config = module.config.get_text_config()
     if engine.cache.windowed != _sliding(config):
         return "its attention is not told how far back it may look"
     if missing := config.num_hidden_layers - engine.cache.layers:
         return f"{missing} of its layers remember in a way of their own"
-    distance = float((seen - expected).norm() / expected.norm())
     far = not distance < (CLOSE if module.dtype == torch.float32 else CLOSE_IN_HALF)
     return f"the logits are {distance:.2g} away from those of transformers" if far else ""
+
+
+def _distance(engine: BatchingEngine, expected: torch.Tensor) -> float:
+    """How far its logits are from those expected, as a part of their length."""
+    ids = _prompt(engine, TOKENS)
+    seen = torch.from_numpy(_last_logits(engine, ids[:-EMITTED], ids[-EMITTED:]))
+    return float((seen - expected).norm() / expected.norm())
 
 
 def _bits(engine: BatchingEngine) -> tuple[bool, str]:

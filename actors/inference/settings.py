@@ -64,9 +64,13 @@ class ModelSettings:
         threads: of the CPU; None for one with small models and torch's choice with others.
         adapters: that are offered with it from the start.
         adapter_places: adapters that are in memory at the same time.
+        programs: directory of code made for this machine; None to neither make nor use any.
+        weights: ``stored``, or ``int8``: bytes with a scale for each output of a layer.
         cache: directory for what engines make of a model; None to make it anew each time.
         idle_s: seconds after which it rests if nobody asks; None for never.
         pinned: it never rests.
+        build_after_s: seconds after a start before code for this machine is built: who wants one
+            answer gets it in peace.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
         frozen_timeout: the same for one that does not use the processor either.
@@ -88,9 +92,12 @@ class ModelSettings:
     threads: int | None = None
     adapters: tuple[AdapterSettings, ...] = ()
     adapter_places: int = 8
+    programs: Path | None = None
+    weights: str = "stored"
     cache: Path | None = None
     idle_s: float | None = None
     pinned: bool = False
+    build_after_s: float = 30.0
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
     frozen_timeout: float = 10.0

@@ -156,13 +156,13 @@ class SlotCache:
         """Write what was copied out before."""
         with torch.inference_mode():
             for layer, kept in zip(list(self._layers), stretch, strict=True):
-                pair = self._room(layer, piece.end, *kept)
+                pair = self.pair(layer, piece.end, *kept)
                 for tensor, rows in zip(pair, kept, strict=True):
                     tensor[piece.slot, piece.begin : piece.end] = rows
 
     def write(self, layer: int, this: Pass, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keep the rows' keys and values, shape (rows, heads, size)."""
-        pair = self._room(layer, this.span, key, value)
+        pair = self.pair(layer, this.span, key, value)
         for tensor, rows in zip(pair, (key, value), strict=True):
             tensor.index_put_((this.slots, this.positions), rows)
 
@@ -171,9 +171,16 @@ class SlotCache:
         keys, values = (tensor[slots, :span].transpose(1, 2) for tensor in self._layers[layer])
         return keys, values
 
-    def _room(
+    @property
+    def tensors(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Keys and values of each layer, in their order."""
+        pairs = [pair for _, pair in sorted(self._layers.items())]
+        return [keys for keys, _ in pairs], [values for _, values in pairs]
+
+    def pair(
         self, layer: int, span: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, made with room for ``span`` if need be for such rows."""
         pair = self._layers.get(layer)
         if pair is None or pair[0].shape[1] < span:
             length = max(span, LONG if pair is None else 2 * pair[0].shape[1])

@@ -19,8 +19,10 @@ from r3mes.actors.inference.choice import OPENVINO
 from r3mes.actors.inference.engine import Engine, Event, Job
 from r3mes.actors.inference.intake import Intake, Prepared
 from r3mes.actors.inference.loaded import loaded_as
+from r3mes.actors.inference.pipes import commands, reports, say
 from r3mes.actors.inference.protocol import (
     AdapterPart,
+    Build,
     Cancel,
     Command,
     Embed,
@@ -31,13 +33,9 @@ from r3mes.actors.inference.protocol import (
     LoadFailed,
     Ping,
     Pong,
-    Report,
     Start,
-    Unframer,
     UnloadAdapter,
     Wrote,
-    decode_command,
-    frame,
     pack_ids,
 )
 from r3mes.actors.inference.sandbox import confine
@@ -67,14 +65,16 @@ def run(open_engine: Open[Engine]) -> None:
 
 def work(open_engine: Open[E], serve: Serve[E]) -> None:
     """Be a worker: give up what it needs not, load one model, serve until standard input ends."""
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not end up between our frames
-    incoming = _incoming()
+    out, incoming = reports(), commands()
     load = next(incoming)
     if not isinstance(load, Load):
         raise TypeError("the first command must be Load")
     # Before any other thread starts: what is given up here, threads give up that start later.
-    confine(Path(load.path), writable=Path(load.cache) if load.cache else None)
+    confine(
+        Path(load.path),
+        readable=(Path(load.programs),) if load.programs else (),
+        writable=(Path(load.cache),) if load.cache else (),
+    )
     os.nice(NICE)
     inbox: Inbox = SimpleQueue()
     threading.Thread(target=_queue, args=(incoming, inbox), daemon=True).start()
@@ -105,6 +105,7 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     import torch
 
     from r3mes.actors.inference.loading import load_model
+    from r3mes.actors.inference.native.opening import Wish
     from r3mes.actors.inference.self_test import open_engine
 
     directory = Path(load.path)
@@ -114,16 +115,12 @@ def open_torch(load: Load) -> tuple[Engine, Loaded]:
     text, parameters = model.text, model.numerics.parameters
     if load.threads or parameters <= SMALL:
         torch.set_num_threads(load.threads or 1)
+    programs = Path(load.programs) if load.programs else None
+    wish = Wish(programs, directory, scaled=load.weights == "int8")
     engine = open_engine(
-        model, slots=load.slots, kv_bytes=load.kv_bytes, memory_bytes=load.memory_bytes
+        model, wish, slots=load.slots, kv_bytes=load.kv_bytes, memory_bytes=load.memory_bytes
     )
     return engine, loaded_as(directory, engine.numerics, text, slots=load.slots)
-
-
-def _incoming() -> Iterator[Command]:
-    unframer = Unframer()
-    while data := os.read(0, 65536):
-        yield from map(decode_command, unframer.feed(data))
 
 
 def _queue(incoming: Iterator[Command], inbox: Inbox) -> None:
@@ -131,13 +128,6 @@ def _queue(incoming: Iterator[Command], inbox: Inbox) -> None:
     for command in incoming:
         inbox.put(command)
     os._exit(0)
-
-
-def say(out: BinaryIO, report: Report) -> None:
-    """Send a report whole."""
-    data = frame(report)
-    while data:
-        data = data[out.write(data) :]
 
 
 class _Mouth:
@@ -189,7 +179,7 @@ def _serve(engine: Engine, intake: Intake, inbox: Inbox, out: BinaryIO) -> None:
 def _obey(
     engine: Engine,
     intake: Intake,
-    command: Load | Start | Prepared | Cancel | Ping | Embed,
+    command: Build | Load | Start | Prepared | Cancel | Ping | Embed,
     out: BinaryIO,
     mouth: _Mouth,
 ) -> None:
@@ -205,7 +195,7 @@ def _obey(
             mouth.tell([unprepared] if unprepared else engine.cancel(job_id))
         case Ping(number=number):
             say(out, _pong(number, engine))
-        case Load() | Embed():
+        case Build() | Load() | Embed():
             raise TypeError("a worker loads one model, and writes with it")
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from r3mes.actors.inference.pipes import say
 from r3mes.actors.inference.protocol import (
     Embed,
     Embedded,
@@ -21,7 +22,7 @@ from r3mes.actors.inference.protocol import (
     Pong,
     unpack_ids,
 )
-from r3mes.actors.inference.worker import Inbox, say, work
+from r3mes.actors.inference.worker import Inbox, work
 
 
 class Embedder(Protocol):

@@ -32,6 +32,7 @@ CONTEXT = 640
 EMPTY = struct.pack("<Q", 2) + b"{}"
 """A safetensors file with no tensor."""
 TOY_WORKER = Path(__file__).with_name("toy_worker.py")
+TOY_BUILDER = Path(__file__).with_name("toy_builder.py")
 
 
 def save_tokenizer(directory: Path) -> None:
@@ -82,7 +83,8 @@ def toy(toy_dir: Path) -> Callable[..., AbstractAsyncContextManager[InferenceCli
 
     def serve_toy(**settings: Any) -> AbstractAsyncContextManager[InferenceClient]:
         chosen = ModelSettings("toy", **({"source": str(toy_dir)} | settings))
-        return serving(ModelActor(chosen, command=(sys.executable, "-P", str(TOY_WORKER))))
+        worker, builder = ((sys.executable, "-P", str(path)) for path in (TOY_WORKER, TOY_BUILDER))
+        return serving(ModelActor(chosen, command=worker, builder=builder))
 
     return serve_toy
 

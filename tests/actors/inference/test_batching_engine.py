@@ -16,6 +16,7 @@ import torch
 from r3mes.actors.inference import drafting, reserve, self_test, slots
 from r3mes.actors.inference.batching_engine import REPLAY, BatchingEngine, unheard
 from r3mes.actors.inference.engine import Engine, Event, Job, Numerics
+from r3mes.actors.inference.forward import Call
 from r3mes.actors.inference.loading import LoadedModel, load_model
 from r3mes.actors.inference.packed import PackedLinear
 from r3mes.actors.inference.sampling import Logits, Sampling
@@ -398,9 +399,9 @@ def test_drafts_save_calls_and_change_no_bit(
     calls: list[int] = []
     forward = engine._forward
 
-    def counted(tokens: list[int], *rest: Any) -> Logits:
-        calls.append(len(tokens))
-        return forward(tokens, *rest)
+    def counted(call: Call) -> Logits:
+        calls.append(len(call.tokens))
+        return forward(call)
 
     monkeypatch.setattr(engine, "_forward", counted)
     monkeypatch.setattr(drafting.Draft, "propose", lambda *_: [])

@@ -181,7 +181,7 @@ def test_without_an_adapter_at_work_nothing_hangs_on_the_model(
     model_dir: Directory, adapter_dir: Directory
 ) -> None:
     engine = opened(model_dir(), "together")
-    module = engine._module
+    module = engine.adapters._module
 
     def hooks() -> int:
         return sum(len(one._forward_hooks) for one in module.modules())

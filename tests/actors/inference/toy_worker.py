@@ -165,6 +165,8 @@ def open_toy(load: Load) -> tuple[Engine, Loaded]:
         stop_ids=(2,),
         files=tuple(files.items()),
         room=384 if load.device == "room" else 0,
+        native="built" if (built := Path(load.programs, "built").exists()) else "not built yet",
+        unbuilt=not built,
     )
     return engine, loaded
 

@@ -1,0 +1,19 @@
+"""A builder that compiles nothing: it says what stands in the model's ``refusal``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from r3mes.actors.inference.pipes import commands, reports, say
+from r3mes.actors.inference.protocol import Build, Built
+
+if __name__ == "__main__":
+    out = reports()
+    build = next(commands())
+    assert isinstance(build, Build)
+    refusal = Path(build.model, "refusal")
+    if refusal.exists():
+        say(out, Built(refusal.read_text()))
+    else:
+        Path(build.programs, "built").touch()
+        say(out, Built(""))
