@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 
+from r3mes.actors.inference.choice import OPENVINO
 from r3mes.actors.inference.library import Library
 from r3mes.actors.inference.memory import has_gpu, needed_bytes
 from r3mes.actors.inference.placement import AUTO, Wish, place
@@ -35,7 +36,7 @@ def placed_settings(config: Config, free: Mapping[str, int] | None = None) -> li
     found = free_gpus() if free is None else free
     if len(found) < 2:
         return every
-    own = [one for one in every if one.upstream is None]
+    own = [one for one in every if one.upstream is None and one.engine != OPENVINO]
     wishes = [Wish(one.name, one.device, _needed(one)) for one in own]
     devices = place(wishes, found)
     logger.info("placed on %d GPUs: %s", len(found), devices)

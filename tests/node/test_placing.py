@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from r3mes.config.schema import Config, Engine, Model
 from r3mes.node.placing import parsed, placed_settings
@@ -31,6 +32,12 @@ def test_models_are_spread_by_what_is_free_unless_a_device_was_chosen(tmp_path: 
     assert devices("auto", {"cuda:0": 9000}) == ["auto"] * 3
     assert devices("cuda:1", free) == ["cuda:1"] * 3
     assert devices("cpu", free) == ["cpu"] * 3
+
+
+def test_a_model_of_openvino_takes_no_gpu(tmp_path: Path) -> None:
+    there = replace(model(tmp_path / "model", 3000), engine="openvino")
+    settings = placed_settings(Config(models=(there,)), {"cuda:0": 3000, "cuda:1": 5000})
+    assert [one.device for one in settings] == ["auto"]
 
 
 def test_what_the_driver_tells() -> None:
