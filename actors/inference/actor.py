@@ -290,6 +290,7 @@ class ModelActor(Actor[Message]):
                 self._unload(patience_s)
                 self._nursery.start_soon(self._tell_when_gone, message)
             case LoadAdapter(settings=settings):
+                self._wake()
                 message.reply(self._shelf.put(settings))
             case UnloadAdapter():
                 self._nursery.start_soon(self._unload_adapter, message)

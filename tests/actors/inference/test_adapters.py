@@ -236,3 +236,19 @@ async def test_one_that_does_not_fit_is_refused(toy: Toy, save: Callable[..., Pa
         assert await answer(client, "toy") == "hi"
     async with toy(memory_bytes=400 << 20) as client:
         await client.load_adapter("toy", AdapterSettings("large", str(large)))
+
+
+async def test_a_model_that_rests_wakes_for_its_adapters(
+    toy: Toy, said: Callable[..., AdapterSettings]
+) -> None:
+    async with toy(adapters=(said("a"),), idle_s=0.2) as client:
+        board = client.boards()["toy"]
+        for model, settings in (("toy:a", None), ("toy:b", said("b"))):
+            with trio.fail_after(20):
+                while board.state != "resting":
+                    await board.changed.wait()
+            assert "toy:a" in [one.name for one in client.manifests()]
+            if settings is not None:
+                with trio.fail_after(20):
+                    await client.load_adapter("toy", settings)
+            assert await answer(client, model) == f"{model[-1]} hi"
