@@ -13,7 +13,7 @@ import trio
 from safetensors.numpy import save_file
 
 from benchmarks.asking import Answer, Endpoint, at_once, play
-from benchmarks.contestants import LIMITS, NEW_TOKENS
+from benchmarks.contestants import NEW_TOKENS, OurDaemon
 from benchmarks.daemons import Daemon
 from benchmarks.report import say
 from benchmarks.shapes import Shape, prompt
@@ -39,17 +39,17 @@ def adapters_ratio(shape: Shape, model: Path, folder: Path, rounds: int) -> floa
         {"model": "model", "name": name, "id": str(_save(shape, folder / name, seed))}
         for seed, name in enumerate(names)
     ]
-    models = [{"id": str(model), "name": "model"}]
-    node = Daemon(folder / "node", models=models, adapters=adapters, limits=LIMITS).start()
+    ours = OurDaemon(model, folder, {}, adapters=adapters)
+    node = ours.node
     try:
         mixed, plain = [f"model:{name}" for name in names], ["model"] * ADAPTERS
-        for name in (*mixed, "model"):
+        for name in mixed:
             node.wait_for_model(name)
         for asked in (mixed, plain):  # first requests are slow everywhere
             trio.run(_play, node, asked, 0)
         return round(median(_round(node, mixed, plain, seed + 1) for seed in range(rounds)), 3)
     finally:
-        node.end()
+        ours.end()
 
 
 def _round(node: Daemon, mixed: Sequence[str], plain: Sequence[str], seed: int) -> float:

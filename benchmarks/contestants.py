@@ -102,10 +102,13 @@ def _our_entry(name: str, precision: str, options: dict[str, object]) -> Entry:
 class OurDaemon:
     """A whole node, asked through its HTTP API."""
 
-    def __init__(self, model: Path, folder: Path, options: Mapping[str, object]) -> None:
+    def __init__(
+        self, model: Path, folder: Path, options: Mapping[str, object], **config: Any
+    ) -> None:
         models = [{"id": str(model), "name": "model", **options}]
         engine = {"compile": True} if "compile" in Engine.__struct_fields__ else {}
-        self.node = Daemon(folder / "node", models=models, limits=LIMITS, engine=engine).start()
+        config |= {"models": models, "limits": LIMITS, "engine": engine}
+        self.node = Daemon(folder / "node", **config).start()
         self.node.wait_for_model("model")
         self.native = self._built()
         """What of the model is code made for this machine."""
