@@ -69,22 +69,35 @@ def _here(config: Config, begin: Callable[[Any], Any], *, json: bool) -> Mapping
     """Do it in this process; Ctrl-C leaves what is there for the next time."""
     import trio
 
-    from r3mes.actors.inference.pulls import Pulls
+    from r3mes.actors.inference.pulls import Job, Pulls
     from r3mes.node.jobs import hub_of, job_shown, library_of
 
     async def work() -> Mapping[str, Any]:
-        pulls = Pulls(library_of(config), hub_of(config))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(pulls.run)
-            job = begin(pulls)
-            with _drawing(json=json) as drawing:
-                while not job.ended.is_set():
-                    drawing.draw(msgspec.to_builtins(job_shown(job)))
-                    with trio.move_on_after(LOOK_S):
-                        await job.ended.wait()
-            nursery.cancel_scope.cancel()
+        pulls, job, refused = Pulls(library_of(config), hub_of(config)), None, None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pulls.run)
+                try:
+                    job = begin(pulls)
+                    await watch(job)
+                except R3mesError as error:  # raised below, without the nursery's group
+                    refused = error
+                nursery.cancel_scope.cancel()
+        except* KeyboardInterrupt:
+            pass
+        if refused is not None:
+            raise refused
+        if job is None:
+            raise KeyboardInterrupt
         shown: Mapping[str, Any] = msgspec.to_builtins(job_shown(job))
         return shown
+
+    async def watch(job: Job) -> None:
+        with _drawing(json=json) as drawing:
+            while not job.ended.is_set():
+                drawing.draw(msgspec.to_builtins(job_shown(job)))
+                with trio.move_on_after(LOOK_S):
+                    await job.ended.wait()
 
     return _ended(trio.run(work), json=json)
 

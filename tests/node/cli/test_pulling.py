@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -107,7 +110,9 @@ async def test_why_a_pull_failed(
     ran = await ask("models", "pull", ID)
     assert (ran.code, ran.err.split(":")[0]) == (78, "error R3-ENGINE-003")
     assert "is not what was announced" in ran.err
-    assert (await ask("models", "pull", "nonsense")).code == 2
+    for name in ("nonsense", "a/b/c"):
+        ran = await ask("models", "pull", name)
+        assert (ran.code, ran.err.split(":")[0]) == (2, "error R3-REQ-001")
 
 
 async def test_a_model_is_added_and_comments_stay(ask: Ask, cli: Cli) -> None:
@@ -126,6 +131,28 @@ async def test_a_model_is_added_and_comments_stay(ask: Ask, cli: Cli) -> None:
     await ask("models", "pull", ID)
     assert (await ask("models", "pull", ID)).out.endswith("next: r3mes models load small\n")
     assert (await ask("models", "rm", ID)).code == 2
+
+
+async def test_ctrl_c_leaves_what_is_there_for_the_next_time(hub: SmallHub, cli: Cli) -> None:
+    hub.faults[LARGE] = Fault("stall", after=1 << 20)
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from r3mes.node.__main__ import main; main()"  # also if we do not heed it
+    command = [sys.executable, "-c", code, "--datadir", str(cli.datadir)]
+    process = await trio.lowlevel.open_process(
+        [*command, "models", "pull", ID], stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    with trio.fail_after(30):
+        part = (
+            cli.datadir / "models" / ID.replace("/", "--") / f"{COMMIT}.partial" / f"{LARGE}.part"
+        )
+        while not part.exists():  # noqa: ASYNC110  a file tells no event
+            await trio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = b"".join([piece async for piece in process.stderr]).decode()
+        assert await process.wait() == 75
+    assert "run the same again: it goes on from here" in said.lower()
+    assert "Traceback" not in said
 
 
 def test_how_a_job_stands_is_told_in_words() -> None:
