@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import h11
 import trio
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
