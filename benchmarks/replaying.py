@@ -2,8 +2,9 @@
 
     python -m benchmarks.replaying DIRECTORY
 
-It opens the model as a worker does.  Each line of JSON that comes is a list of jobs, which are
-written together; one goes back with what was seen of each.
+It opens the model as a worker does, with what a node has built for it on this machine, if it has.
+Each line of JSON that comes is a list of jobs, which are written together; one goes back with what
+was seen of each.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def _open(directory: Path) -> Any:
     import torch
 
     from r3mes.actors.inference.loading import load_model
+    from r3mes.actors.inference.native.opening import Wish
     from r3mes.actors.inference.self_test import open_engine
+    from r3mes.config.paths import programs_directory
 
     torch.set_num_threads(1)  # two of these processes share the machine
     model = load_model(directory, device="cpu", dtype="auto", max_context=0)
-    return open_engine(model, slots=SLOTS)
+    return open_engine(model, Wish(programs_directory(), directory), slots=SLOTS)
 
 
 def _write(engine: Any, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
