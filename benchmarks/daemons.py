@@ -97,6 +97,12 @@ class Daemon:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", headers=self.headers, timeout=10)
 
+    def rpc(self, method: str, **params: object) -> Any:
+        """The result of a call of JSON-RPC."""
+        call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = httpx.post(f"{self.url}/rpc", headers=self.headers, json=call, timeout=10)
+        return answer.json()["result"]
+
     def wait_for_model(self, name: str) -> Daemon:
         def listed() -> bool | None:
             models = self.get("/v1/models").json()["data"]

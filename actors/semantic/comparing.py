@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from r3mes.actors.semantic.decision import Labels, Scores
 
 NEAREST = 5
-"""Examples of a route that count.  Leaving out each training example of ``benchmarks.router`` in
-turn, 1, 2, 3, 5, 8, 16 found 85, 89, 90, 90, 90, 88 % of the routes."""
+"""Examples of a route that count.  Leaving out each of 394 training examples of
+``benchmarks.router`` in turn, 1, 2, 3, 5, 8, 16 found 85, 89, 90, 90, 90, 88 % of the routes."""
 BLOCK = 256
 WORD = re.compile(r"\w+")
 RIDGE = 1.0
@@ -69,7 +69,7 @@ class Vectors:
     """Compares by vectors of length 1: the cosine to the nearest examples, and a linear vote.
 
     The vote is a ridge regression from vectors to routes, which has seen what sets a route apart
-    from all others; the cosines know what is near.  Leaving out each training example of
+    from all others; the cosines know what is near.  Leaving out each of 394 training examples of
     ``benchmarks.router`` in turn, cosines alone treated 87 % rightly, the vote alone 86 %, both
     88 %; of the prompts for calibration 91, 91 and 93 %.
 

@@ -55,6 +55,7 @@ class Course:
     def summary(self) -> str:
         first = self.first or time.perf_counter()
         rate = self.tokens / max(time.perf_counter() - first, 1e-6)
+        auto: dict[str, Any] = self.extra.get("auto") or EMPTY
         where = "here" if self.extra.get("route") == "local" else "peer"
         return " · ".join(
             [
@@ -64,8 +65,17 @@ class Course:
                 f"{where} {short(str(self.extra.get('peer_id', '?')))}",
                 remes(int(self.extra.get("cost_uremes", 0))),
                 f"receipt {str(self.extra.get('receipt_id', '?'))[:16]}",
+                *([_chosen(auto)] if auto else []),
             ]
         )
+
+
+def _chosen(auto: dict[str, Any]) -> str:
+    """How the router came to the model."""
+    if auto["abstained"]:
+        return harmless(f"{auto['model']} by default, {auto['why'] or 'like no route'}")
+    likeness = f"score {auto['score']:.2f}, margin {auto['margin']:.2f}, by {auto['method']}"
+    return harmless(f"{auto['model']} by route {auto['route']} ({likeness})")
 
 
 def chat(
@@ -74,7 +84,8 @@ def chat(
         str | None, typer.Argument(help="The question; from a pipe, or a dialogue, if left out.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="One of `r3mes models`.", autocompletion=completion.any_model)
+        str | None,
+        typer.Option(help="One of `r3mes models`, or auto.", autocompletion=completion.any_model),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 for the likeliest.")] = 0.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,

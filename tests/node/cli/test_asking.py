@@ -98,6 +98,7 @@ async def test_json_of_the_read_commands(ask: Ask) -> None:
     assert [m["id"] for m in json.loads((await ask("models", "--json")).out)] == [
         "org/tiny",
         "other",
+        "org/vectors",
     ]
 
 
