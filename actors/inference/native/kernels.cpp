@@ -10,18 +10,20 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace {
 
 using bits16 = uint16_t;  // a bfloat16 as it lies in memory
 
-constexpr int64_t LANES = 16;        // 32-bit numbers in a register
-constexpr int64_t WIDTH = 2 * LANES; // outputs of one panel of packed weights
-constexpr int64_t ROWS = 12;         // most rows of one tile: 24 sums, 2 weights, of 32 registers
+constexpr int64_t LANES = 16;  // 32-bit numbers in a register, and outputs of one panel of weights
+constexpr int64_t ROWS = 12;   // most rows of one tile: 24 sums and 2 weights, of 32 registers
+constexpr int64_t GROUP = 4;   // panels that stay in the cache while all rows pass by
 
 inline __mmask16 first(int64_t n) { return n >= LANES ? 0xffff : (1u << std::max<int64_t>(n, 0)) - 1; }
 
@@ -35,8 +37,8 @@ inline __m512bh load_pairs(const int8_t* at) {
                              widened(_mm_loadu_si128((const __m128i*)at)));
 }
 
-// Linear layer.  Weights lie in panels of 32 outputs; in each, for every pair of inputs, the pairs
-// of the 32 outputs one behind the other, so that they are read once and in order.  `W` is the type
+// Linear layer.  Weights lie in panels of 16 outputs; in each, for every pair of inputs, the pairs
+// of the 16 outputs one behind the other, so that they are read once and in order.  `W` is the type
 // of a weight: bits16, or int8_t with a scale for each output.
 
 template <class W>
@@ -48,28 +50,32 @@ struct Linear {
   int64_t pairs, outputs;
 };
 
-// `M` rows from `row` on, `P` panels from `panel` on.
+// `M` rows from `row` on, `P` panels from `panel` on.  The last rows have their weights from the
+// cache, and time to fetch those that come `ahead`.
 template <class W, int M, int P>
-void tile(const Linear<W>& job, int64_t row, int64_t panel) {
+void tile(const Linear<W>& job, int64_t row, int64_t panel, bool ahead) {
   const uint32_t* x = job.x + row * job.pairs;
-  const W* weights = job.weights + panel * job.pairs * 2 * WIDTH;
-  __m512 sums[M][2 * P];
+  const int64_t size = job.pairs * 2 * LANES;
+  const W* weights = job.weights + panel * size;
+  __m512 sums[M][P];
   for (int m = 0; m < M; m++)
-    for (int z = 0; z < 2 * P; z++) sums[m][z] = _mm512_setzero_ps();
+    for (int p = 0; p < P; p++) sums[m][p] = _mm512_setzero_ps();
   for (int64_t k = 0; k < job.pairs; k++) {
-    __m512bh w[2 * P];
-    for (int z = 0; z < 2 * P; z++)
-      w[z] = load_pairs(weights + ((z / 2) * job.pairs + k) * 2 * WIDTH + (z % 2) * 2 * LANES);
+    __m512bh w[P];
+    for (int p = 0; p < P; p++) w[p] = load_pairs(weights + p * size + k * 2 * LANES);
+    if (ahead)
+      for (int p = 0; p < P; p++)
+        _mm_prefetch((const char*)(weights + (p + GROUP) * size + k * 2 * LANES), _MM_HINT_T1);
     for (int m = 0; m < M; m++) {
       __m512bh pair = (__m512bh)_mm512_set1_epi32(x[m * job.pairs + k]);
-      for (int z = 0; z < 2 * P; z++) sums[m][z] = _mm512_dpbf16_ps(sums[m][z], w[z], pair);
+      for (int p = 0; p < P; p++) sums[m][p] = _mm512_dpbf16_ps(sums[m][p], w[p], pair);
     }
   }
-  for (int z = 0; z < 2 * P; z++) {
-    int64_t at = panel * WIDTH + z * LANES;
+  for (int p = 0; p < P; p++) {
+    int64_t at = (panel + p) * LANES;
     __mmask16 there = first(job.outputs - at);
-    for (int m = 0; m < M && there; m++) {
-      __m512 sum = sums[m][z];
+    for (int m = 0; m < M; m++) {
+      __m512 sum = sums[m][p];
       if (job.scale) sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(there, job.scale + at));
       if (job.bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(there, job.bias + at));
       _mm256_mask_storeu_epi16(job.out + (row + m) * job.outputs + at, there,
@@ -78,20 +84,25 @@ void tile(const Linear<W>& job, int64_t row, int64_t panel) {
   }
 }
 
+// As many panels at a time as registers hold sums for; few rows would else wait for their own sums.
 template <class W, int M>
-void panels(const Linear<W>& job, int64_t row, int64_t begin, int64_t end) {
+void panels(const Linear<W>& job, int64_t row, int64_t begin, int64_t end, bool ahead) {
+  constexpr int P = 2 * M <= ROWS ? 4 : 2;
   int64_t panel = begin;
-  if constexpr (2 * M <= ROWS)  // few rows: two panels, as one would wait for its own sums
-    for (; panel + 1 < end; panel += 2) tile<W, M, 2>(job, row, panel);
-  for (; panel < end; panel++) tile<W, M, 1>(job, row, panel);
+  for (; panel + P <= end; panel += P) tile<W, M, P>(job, row, panel, ahead);
+  for (; panel < end; panel++) tile<W, M, 1>(job, row, panel, ahead);
 }
 
 template <class W>
-using Panels = void (*)(const Linear<W>&, int64_t, int64_t, int64_t);
+using Panels = void (*)(const Linear<W>&, int64_t, int64_t, int64_t, bool);
+
+template <class W, size_t... M>
+constexpr std::array<Panels<W>, ROWS + 1> by_rows(std::index_sequence<M...>) {
+  return {nullptr, panels<W, M + 1>...};
+}
+
 template <class W>
-constexpr Panels<W> BY_ROWS[] = {
-    nullptr,      panels<W, 1>, panels<W, 2>,  panels<W, 3>,  panels<W, 4>, panels<W, 5>, panels<W, 6>,
-    panels<W, 7>, panels<W, 8>, panels<W, 9>, panels<W, 10>, panels<W, 11>, panels<W, 12>};
+constexpr auto BY_ROWS = by_rows<W>(std::make_index_sequence<ROWS>());
 
 const float* numbers(const std::optional<at::Tensor>& of) {
   return of ? of->const_data_ptr<float>() : nullptr;
@@ -104,7 +115,7 @@ at::Tensor compute(const at::Tensor& x_, const at::Tensor& packed,
   auto x = x_.contiguous();
   int64_t inputs = x.size(-1), rows = x.numel() / inputs, count = packed.size(0);
   TORCH_CHECK(packed.is_contiguous() && packed.size(1) == inputs / 2 && inputs % 2 == 0 &&
-              count * WIDTH >= outputs && packed.element_size() == sizeof(W) &&
+              count * LANES >= outputs && packed.element_size() == sizeof(W) &&
               x.scalar_type() == at::kBFloat16, "the weights were packed for other rows");
   auto shape = x.sizes().vec();
   shape.back() = outputs;
@@ -113,10 +124,10 @@ at::Tensor compute(const at::Tensor& x_, const at::Tensor& packed,
                 numbers(scale), numbers(bias), (bits16*)out.data_ptr(), inputs / 2, outputs};
   int64_t tiles = (rows + ROWS - 1) / ROWS, height = (rows + tiles - 1) / std::max<int64_t>(tiles, 1);
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    // Two panels stay in the cache while all rows pass by.
-    for (int64_t panel = begin; panel < end; panel += 2)
+    for (int64_t panel = begin; panel < end; panel += GROUP)
       for (int64_t row = 0; row < rows; row += height)
-        BY_ROWS<W>[std::min(height, rows - row)](job, row, panel, std::min(panel + 2, end));
+        BY_ROWS<W>[std::min(height, rows - row)](job, row, panel, std::min(panel + GROUP, end),
+                                                 row + height >= rows);
   });
   return out;
 }
@@ -129,10 +140,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& packed,
 }
 
 at::Tensor pack(const at::Tensor& weight) {
-  int64_t outputs = weight.size(0), inputs = weight.size(1), count = (outputs + WIDTH - 1) / WIDTH;
-  auto padded = at::zeros({count * WIDTH, inputs}, weight.options());
+  int64_t outputs = weight.size(0), inputs = weight.size(1), count = (outputs + LANES - 1) / LANES;
+  auto padded = at::zeros({count * LANES, inputs}, weight.options());
   padded.narrow(0, 0, outputs).copy_(weight);
-  return padded.view({count, WIDTH, inputs / 2, 2}).permute({0, 2, 1, 3}).contiguous();
+  return padded.view({count, LANES, inputs / 2, 2}).permute({0, 2, 1, 3}).contiguous();
 }
 
 // Attention of one query of one head over the keys of its own answer.

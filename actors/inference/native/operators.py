@@ -73,7 +73,7 @@ class NativeLinear(nn.Module):
         scaled: the weights are bytes, and each output has a scale for them.
     """
 
-    WIDTH = 32
+    WIDTH = 16
     """Outputs of one panel, see ``kernels.cpp``."""
 
     packed: torch.Tensor
