@@ -22,7 +22,7 @@ from benchmarks.asking import Answer, Arrival, Endpoint, play
 from benchmarks.daemons import Daemon
 from benchmarks.processes import end, free_port, peak_mb, resume, suspend, tree
 from benchmarks.rivals.install import Rivals
-from r3mes.config.schema import Engine, Model
+from r3mes.actors.inference.native.opening import BY_PROGRAM
 
 NEW_TOKENS = 64
 MOST_AT_ONCE = 16
@@ -54,7 +54,6 @@ class Entry:
         precision: of the weights.
         open: starts it with the model in a directory, in a scratch folder of its own.
         needs: the environment that it is installed in; empty if none.
-        lacks: why it cannot take part whatever is installed, or nothing.
     """
 
     engine: str
@@ -62,7 +61,6 @@ class Entry:
     precision: str
     open: Callable[[Path, Path], Contestant]
     needs: str = ""
-    lacks: str = ""
 
 
 def entries(rivals: Rivals) -> list[Entry]:
@@ -82,7 +80,6 @@ def entries(rivals: Rivals) -> list[Entry]:
 
 VARIANTS: list[tuple[str, str, dict[str, object]]] = [
     (OURS, "bf16", {}),
-    (f"{OURS}_inexact", "bf16", {"exact": False}),
     (f"{OURS}_int8", "int8", {"weights": "int8"}),
     (f"{OURS}_openvino", "bf16", {"engine": "openvino"}),
 ]
@@ -90,13 +87,10 @@ VARIANTS: list[tuple[str, str, dict[str, object]]] = [
 
 
 def _our_entry(name: str, precision: str, options: dict[str, object]) -> Entry:
-    unknown = [key for key in options if key not in Model.__struct_fields__]
-    why = f"[[models]] has no key {unknown[0]}" if unknown else ""
-
     def opened(model: Path, folder: Path) -> Contestant:
         return OurDaemon(model, folder, options)
 
-    return Entry(name, "http", precision, opened, lacks=why)
+    return Entry(name, "http", precision, opened)
 
 
 class OurDaemon:
@@ -106,12 +100,14 @@ class OurDaemon:
         self, model: Path, folder: Path, options: Mapping[str, object], **config: Any
     ) -> None:
         models = [{"id": str(model), "name": "model", **options}]
-        engine = {"compile": True} if "compile" in Engine.__struct_fields__ else {}
-        config |= {"models": models, "limits": LIMITS, "engine": engine}
+        config |= {"models": models, "limits": LIMITS, "engine": {"compile": True}}
         self.node = Daemon(folder / "node", **config).start()
         self.node.wait_for_model("model")
         self.native = self._built()
         """What of the model is code made for this machine."""
+        if options.get("weights") == "int8" and BY_PROGRAM not in self.native:
+            self.end()
+            raise RuntimeError(f"its weights are not bytes in a program: {self.native}")
 
     def _built(self) -> str:
         """Wait until what the node makes for this machine is made: once, it is kept."""
@@ -180,8 +176,15 @@ def _llamacpp(weights: str) -> Callable[[Rivals, Path, int], Sequence[str]]:
     return argv
 
 
+SAMPLED = {"do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
+LLAMACPP = {"ignore_eos": True, "top_k": 0, "min_p": 0, "samplers": ["temperature"]}
 SERVERS = [
-    ("transformers_serve", "transformers_serve", "bf16", Command(_transformers)),
+    (
+        "transformers_serve",
+        "transformers_serve",
+        "bf16",
+        Command(_transformers, body={"generation_config": json.dumps(SAMPLED)}),
+    ),
     (
         "vllm",
         "vllm",
@@ -192,10 +195,12 @@ SERVERS = [
             {"ignore_eos": True},
         ),
     ),
-    ("llamacpp_bf16", "llamacpp", "bf16", Command(_llamacpp("bf16"), body={"ignore_eos": True})),
-    ("llamacpp_q8", "llamacpp", "q8_0", Command(_llamacpp("q8_0"), body={"ignore_eos": True})),
+    ("llamacpp_bf16", "llamacpp", "bf16", Command(_llamacpp("bf16"), body=LLAMACPP)),
+    ("llamacpp_q8", "llamacpp", "q8_0", Command(_llamacpp("q8_0"), body=LLAMACPP)),
 ]
-"""Rivals that are servers: name, environment, precision, command."""
+"""Rivals that are servers: name, environment, precision, command.
+
+The bodies of some say what it takes to sample from all tokens, as the others do without."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 

@@ -197,7 +197,7 @@ def main() -> None:
     found = {name: compare(name, model, prompts) for name, model, prompts in plans}
     counts = sum((counted for counted, _ in found.values()), Counter[str]())
     costs = {f"cost_ratio_{load}": None for load in (1, 4, 16)}
-    why = "there is no way to compute that gives up exactness for speed"
+    why = "there is no inexact way: exactness is a property of the operators"
     print_result(
         {
             "models": list(found),

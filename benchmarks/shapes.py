@@ -9,6 +9,7 @@ have the length that was asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ PAIRS = ["".join(pair) for pair in product(SYLLABLES, SYLLABLES)]
 SPACE = "Ġ"  # as byte-level BPE writes it
 PAD = "<|pad|>"
 CONTEXT = 2048
+SEED = 15
 SPREAD = 0.05
 """Of the weights: with the usual 0.02 such a model repeats one token for ever, which an engine that
 guesses ahead would profit from."""
@@ -68,15 +70,21 @@ LARGE = Shape("135M", 576, 30, 9, 3, 1536, 49_152, 1.0, (2, 1, 1))
 
 def build(shape: Shape, cache: Path) -> Path:
     """The model's directory under ``cache``; made if it is not there yet."""
-    directory = cache / "models" / shape.name
+    directory = cache / "models" / f"{shape.name}-{mark(shape)}"
     if not directory.exists():
-        making = directory.with_name(f".{shape.name}")
+        making = directory.with_name(f".{directory.name}")
         shutil.rmtree(making, ignore_errors=True)
         _module(shape).save_pretrained(making)
         _tokenizer(shape.vocabulary).save_pretrained(making)
         _forget_ends(making / "generation_config.json")
         making.rename(directory)
     return directory
+
+
+def mark(shape: Shape) -> str:
+    """Another for whatever makes another model; what is converted from it is named after it."""
+    made_of = [_settings(shape), SEED, TEMPLATE, SYLLABLES]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def prompt(random: Random, tokens: int) -> str:
@@ -106,26 +114,29 @@ def _byte_letters() -> Iterator[str]:
     yield from sorted(ByteLevel.alphabet())
 
 
+def _settings(shape: Shape) -> dict[str, Any]:
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "initializer_range": SPREAD,
+    }
+
+
 def _module(shape: Shape) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(15)
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-        initializer_range=SPREAD,
-    )
-    module: Any = LlamaForCausalLM(config)
+    torch.manual_seed(SEED)
+    module: Any = LlamaForCausalLM(LlamaConfig(**_settings(shape)))
     return module.to(torch.bfloat16)
 
 

@@ -31,7 +31,7 @@ numbers = iter(range(10**9))
 
 def play(arrivals: list[tuple[float, str]], new_tokens: int) -> list[tuple[float, list[float]]]:
     config = openvino_genai.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True)
-    config.do_sample = False
+    config.do_sample, config.temperature, config.rng_seed = True, 1.0, 1
     config.set_eos_token_id(0)  # our models have none, and it insists on one
     prompts = [np.array([tokenizer.encode(text).ids], np.int64) for _, text in arrivals]
     waiting = list(zip(arrivals, prompts, strict=True))
