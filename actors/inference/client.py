@@ -288,7 +288,7 @@ def _ready(name: str, board: Board) -> Ready:
     if board.ready is not None:
         return board.ready
     if board.state in ("failed", "unloading", "unloaded") and board.error is not None:
-        raise type(board.error)(board.error.detail, do=board.error.do)
+        raise board.error.again()
     raise NotReady(f"the model {name} is still being loaded", retry_after_s=5)
 
 

@@ -126,7 +126,7 @@ class Pulls:
         job = self.pull(model, revision)
         await job.ended.wait()
         if job.directory is None:
-            raise job.error or NotReady(f"the pull of {model} was cancelled")
+            raise job.error.again() if job.error else NotReady(f"the pull of {model} was cancelled")
         return job.directory
 
     def _begin(self, model: str, revision: str, source: Source, name: str) -> Job:

@@ -142,6 +142,12 @@ class R3mesError(Exception):
             raise TypeError(f"{cls.kind.code} is taken by {REGISTRY[cls.kind.code].__name__}")
         REGISTRY[cls.kind.code] = cls
 
+    def again(self) -> Self:
+        """The same for one more who is told: an instance raised twice gathers tracebacks."""
+        return type(self)(
+            self.detail, do=self.do, retry_after_s=self.retry_after_s, param=self.param
+        )
+
     def __str__(self) -> str:
         return f"{self.kind.id}: {self.detail}. {self.do[:1].upper()}{self.do[1:]}."
 

@@ -146,7 +146,7 @@ class EmbeddingActor(Actor[Message]):
 
     def _admit(self, ticket: Ticket) -> None:
         if self.board.state == "failed" and self.board.error is not None:
-            raise self.board.error
+            raise self.board.error.again()
         running = sum(len(one.rows[row]) // 4 for one, row in self._batch)
         tokens = self._line.tokens + running + ticket.tokens
         wait = tokens / self._tokens_per_s if self._tokens_per_s else 0.0

@@ -114,7 +114,7 @@ class EmbeddingClient:
         if board.ready is not None:
             return board.ready
         if board.error is not None:
-            raise type(board.error)(board.error.detail, do=board.error.do)
+            raise board.error.again()
         raise NotReady(f"the model {self.name} is still being loaded", retry_after_s=5)
 
     async def _rows(
