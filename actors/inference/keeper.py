@@ -24,11 +24,10 @@ from r3mes.actors.inference.library import Library, read_kept
 from r3mes.actors.inference.memory import free_bytes, has_gpu, needed_bytes
 from r3mes.actors.inference.openvino.place import export_place
 from r3mes.actors.inference.process import COMMAND, Worker, open_worker
-from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report
+from r3mes.actors.inference.protocol import Command, Load, Loaded, LoadFailed, Ping, Report, failure
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.actors.inference.source import find_model, is_here
 from r3mes.errors import (
-    REGISTRY,
     EngineCrashed,
     EngineError,
     EngineMissing,
@@ -174,9 +173,18 @@ class Keeper:
         """Where the files of a model or adapter are; pulled first if they are nowhere here.
 
         Raises:
-            ModelMissing: there are none.
-            R3mesError: what the pull failed of.
+            EngineError: there are none, or they could not be pulled: what a worker's failure is.
         """
+        try:
+            return await self._located(source, revision)
+        except EngineError:
+            raise
+        except R3mesError as error:  # a full disk, or a pull that somebody cancelled
+            raise EngineError(error.detail, do=error.do) from error
+        except OSError as error:
+            raise EngineError(f"the files of {source} cannot be read: {error}") from error
+
+    async def _located(self, source: str, revision: str) -> Path:
         library = Library(self._settings.library) if self._settings.library else None
         look = partial(is_here, source, revision, library)
         if self._fetch and not await trio.to_thread.run_sync(look, abandon_on_cancel=True):
@@ -261,7 +269,7 @@ class Keeper:
                 _check_files(directory, report)
                 return report
             case LoadFailed():
-                raise _load_error(report)
+                raise failure(report)
             case None:
                 raise EngineCrashed(f"loading took longer than {settings.load_timeout:g} s")
             case _:
@@ -328,12 +336,6 @@ def _again(error: EngineError, losses: int, pause: float) -> EngineError:
     """``error`` of a worker whose predecessors did no better."""
     detail = f"{error.detail} ({losses} times in a row; tried again in {pause:.1f} s)"
     return type(error)(detail, do=error.do)
-
-
-def _load_error(report: LoadFailed) -> EngineError:
-    kind = REGISTRY.get(report.code, EngineError)
-    known = kind if issubclass(kind, EngineError) else EngineError
-    return known(report.why, do=report.do or None)
 
 
 def leaves(group: BaseExceptionGroup[E]) -> list[E]:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from r3mes.errors import WireError
+from r3mes.errors import REGISTRY, EngineError, WireError
 
 FRAME_CAP = 64 * 1024 * 1024
 """Bytes of one message; the largest is `Loaded` with its tokenizer (30 MB at Gemma's size)."""
@@ -299,6 +299,13 @@ Report: TypeAlias = (
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 _reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+
+
+def failure(report: LoadFailed | AdapterFailed) -> EngineError:
+    """What a worker's report of a failure means."""
+    kind = REGISTRY.get(report.code, EngineError)
+    known = kind if issubclass(kind, EngineError) else EngineError
+    return known(report.why, do=report.do or None)
 
 
 def frame(message: Command | Report) -> bytes:

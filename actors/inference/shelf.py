@@ -26,10 +26,10 @@ from r3mes.actors.inference.protocol import (
     Command,
     LoadAdapter,
     UnloadAdapter,
+    failure,
 )
 from r3mes.actors.inference.settings import AdapterSettings
 from r3mes.errors import (
-    REGISTRY,
     EngineCrashed,
     EngineError,
     ModelInvalid,
@@ -96,7 +96,7 @@ class Shelved:
         if self.state == "loading":
             raise NotReady(f"the adapter {self.name} is still being loaded", retry_after_s=5)
         if self.error is not None:
-            raise type(self.error)(self.error.detail, do=self.error.do)
+            raise self.error.again()
 
     def turn(self, state: str, error: R3mesError | None = None) -> None:
         """Enter a state."""
@@ -122,7 +122,7 @@ class Porter(Protocol):
         """Memory that the worker may still take."""
 
     async def locate(self, source: str, revision: str) -> Path:
-        """Where the files of an adapter are; raises `ModelMissing`."""
+        """Where the files of an adapter are; raises `EngineError`."""
 
 
 class Shelf:
@@ -263,6 +263,8 @@ class Shelf:
                 self._fail(adapter, error)
         except EngineError as error:
             self._fail(adapter, error)
+        except OSError as error:
+            self._fail(adapter, EngineError(f"the adapter {adapter.name} cannot be read: {error}"))
         finally:
             self._carried = None
         return True
@@ -371,7 +373,7 @@ class _Outcome:
     def take(self, report: AdapterLoaded | AdapterFailed) -> None:
         if report.number != self._number:
             return
-        self._result = report if isinstance(report, AdapterLoaded) else _error_of(report)
+        self._result = report if isinstance(report, AdapterLoaded) else failure(report)
         self._known.set()
 
     def fail(self, error: EngineError) -> None:
@@ -384,9 +386,3 @@ class _Outcome:
         if isinstance(self._result, AdapterLoaded):
             return self._result
         raise self._result or EngineCrashed("the worker went away")
-
-
-def _error_of(report: AdapterFailed) -> EngineError:
-    kind = REGISTRY.get(report.code, EngineError)
-    known = kind if issubclass(kind, EngineError) else EngineError
-    return known(report.why, do=report.do or None)
