@@ -37,10 +37,10 @@ class Admission:
         """A worker needed so long to become ready."""
         self._load_s = seconds
 
-    def wait_s(self, *, waiting: int, running: int, slots: int, loading: bool = False) -> float:
-        """How long a request that comes now will wait, about."""
+    def wait_s(self, *, waiting: int, running: int, slots: int) -> float:
+        """How long a request that comes now will wait for others, about."""
         ahead = max(0, waiting + running - slots + 1)
-        return ahead * (self._service_s or 0.0) / slots + (self._load_s if loading else 0.0)
+        return ahead * (self._service_s or 0.0) / slots
 
     def check(
         self,

@@ -1,8 +1,9 @@
 """What an engine is: the seam between the worker's loop and whatever writes the tokens.
 
 The loop calls `Engine.step` again and again and reads its commands between two steps, so a step
-must be short: one piece of a prompt, or one token of every running answer.  A continuous batcher,
-OpenVINO or an upstream server fit behind the same five methods.
+must be short: pieces of a few prompts (the batching engine reads up to 8), or the next token of
+every running answer, several where drafts of them came true.  One answer after the other, a
+continuous batcher and OpenVINO fit behind the same members.
 """
 
 from __future__ import annotations
