@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -19,6 +20,8 @@ from r3mes.errors import (
 from r3mes.ids import ModelHash, PeerId
 from r3mes.p2p.protocols.infer import (
     INFER,
+    INFER_1_0,
+    INFER_1_1,
     Accepted,
     Cancel,
     ClientCall,
@@ -49,12 +52,12 @@ class Service:
     """Answers with a function and keeps what became of it."""
 
     def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+        self._answer, self.greeting = answer, HELLO
         self.countersignature: bytes | None = None
         self.cancelled = False
 
     def hello(self) -> Hello:
-        return HELLO
+        return self.greeting
 
     async def answer(self, request: Request, call: ServerCall) -> None:
         try:
@@ -80,8 +83,8 @@ def ten_words(count: int = 10, pause_s: float = 0.01) -> Service:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[FrameStream]:
-    near, far = staple(GATEWAY, SERVER, INFER)
+async def serving(service: Service, protocol: str = INFER) -> AsyncIterator[FrameStream]:
+    near, far = staple(GATEWAY, SERVER, protocol)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_infer, far, service)
         yield near
@@ -102,6 +105,21 @@ async def test_an_answer_from_hello_to_receipt(autojump_clock: trio.abc.Clock) -
     assert [i for frame in frames for i in frame.ids] == list(range(10))
     assert "".join(frame.text for frame in frames) == "0 1 2 3 4 5 6 7 8 9 "
     assert service.countersignature == b"countersignature"
+
+
+@pytest.mark.parametrize("protocol", [INFER, INFER_1_1, INFER_1_0])
+async def test_adapters_are_offered_to_those_alone_who_can_read_their_names(
+    autojump_clock: trio.abc.Clock, protocol: str
+) -> None:
+    adapter = ModelOffer("m:a", ModelHash(b"a" * 32), 99, 1, 2)
+    service = ten_words(1)
+    service.greeting = replace(HELLO, models=(*HELLO.models, adapter))
+    async with serving(service, protocol) as stream:
+        hello = decode(await stream.receive() or b"")
+        await stream.finish()
+    assert isinstance(hello, Hello)
+    names = [offer.name for offer in hello.models]
+    assert names == (["m", "m:a"] if protocol == INFER else ["m"])
 
 
 async def test_tokens_are_gathered_but_the_first_leaves_at_once(

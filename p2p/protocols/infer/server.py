@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -11,6 +12,8 @@ import trio
 from r3mes.errors import NetworkError, PeerDisconnected, R3mesError, WireError
 from r3mes.ids import PeerId
 from r3mes.p2p.protocols.infer.messages import (
+    INFER_1_0,
+    INFER_1_1,
     Accepted,
     Cancel,
     Credit,
@@ -142,7 +145,7 @@ class ServerCall:
 async def serve_infer(stream: FrameStream, service: InferService) -> None:
     """Speak the protocol once on ``stream`` and close it; raises nothing but cancellation."""
     try:
-        await stream.send(encode(service.hello()))
+        await stream.send(encode(_hello(stream, service)))
         request = await _request(stream)
         if request is None or await _answer(stream, service, request):
             await close_gently(stream)
@@ -152,6 +155,14 @@ async def serve_infer(stream: FrameStream, service: InferService) -> None:
         logger.exception("serving a call of %s", stream.peer)
     finally:
         await stream.aclose()
+
+
+def _hello(stream: FrameStream, service: InferService) -> Hello:
+    """The service's, as the peer can read it: before 1.2 a name with a colon made it garbage."""
+    hello = service.hello()
+    if stream.protocol not in (INFER_1_0, INFER_1_1):
+        return hello
+    return replace(hello, models=tuple(one for one in hello.models if ":" not in one.name))
 
 
 async def _request(stream: FrameStream) -> Request | None:
