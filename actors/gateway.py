@@ -62,8 +62,8 @@ SETTLE_S = 3.0
 REQUEST_TTL_MS = 30_000
 """How long a signed request may wait at the serving node; `Patience.accept_s` waits as long."""
 
-CANDIDATES_OWN = (Overloaded, PriceExceeded, EnvelopeRefused)
-"""Of a candidate's load, prices or clock; told as it is when all candidates say the same."""
+CANDIDATES_OWN = (Overloaded, PriceExceeded, EnvelopeRefused, PeerTooOld)
+"""Of a candidate's load, prices, clock or version; told as it is if all candidates say the same."""
 ELSEWHERE = (NetworkError, EngineError, StoreError, NotReady, ModelNotFound, *CANDIDATES_OWN)
 """Failures of one candidate before its first token; the next one may do better.  What is wrong
 with the request itself is wrong everywhere."""
@@ -319,7 +319,8 @@ class Gateway:
             except ELSEWHERE as error:
                 logger.info("candidate %s: %s", candidate.peer, error.detail)
                 self._tell(FailedOver(error.kind.code))
-                self._routes.ended(candidate.peer, ok=False)
+                if not isinstance(error, PeerTooOld):  # for what it knows it is as good as ever
+                    self._routes.ended(candidate.peer, ok=False)
                 failures.append((candidate.peer, error))
         self._tell(Routed("none"))
         raise self._nobody(request.model, failures)

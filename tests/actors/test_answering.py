@@ -46,6 +46,7 @@ from r3mes.errors import (
     NoPeer,
     NotReady,
     Overloaded,
+    PeerTooOld,
     PeerUnreachable,
     PriceExceeded,
     R3mesError,
@@ -789,10 +790,10 @@ async def test_log_probabilities_that_nobody_asked_for(world: World) -> None:
 
 async def test_what_is_new_is_not_asked_of_a_peer_that_does_not_know_it(world: World) -> None:
     world.net.protocols[world.bob.peer] = INFER_1_1
-    with pytest.raises(NoPeer, match="does not know all"):
+    with pytest.raises(PeerTooOld, match="does not know all"):
         async with world.gateway.complete(request(min_p=0.5)):
             pass
-    assert world.bob.engine.jobs == []
+    assert (world.bob.engine.jobs, world.net.outcomes) == ([], [])
     async with world.gateway.complete(request()) as answer:
         assert [delta async for delta in answer]
 
