@@ -207,6 +207,12 @@ class Board:
         )
 
     @property
+    def full(self) -> bool:
+        """Whether another one waits only in the place of one that does."""
+        waiting = len(self.turns)
+        return self.admission.full(waiting=waiting, running=self.running, slots=self.slots)
+
+    @property
     def restarts(self) -> int:
         return self.losses.total()
 
@@ -303,7 +309,7 @@ class ModelActor(Actor[Message]):
             ticket.adapter.check()  # it may have gone since its name was read
         owner = ticket.start.owner
         self.board.check_room(ticket.deadline - trio.current_time(), owner)
-        if len(self._waiting) >= self.board.admission.depth:
+        if self.board.full:
             self._displace(owner)
         self._waiting[ticket.start.id] = ticket
 

@@ -42,6 +42,10 @@ class Admission:
         ahead = max(0, waiting + running - slots + 1)
         return ahead * (self._service_s or 0.0) / slots
 
+    def full(self, *, waiting: int, running: int, slots: int) -> bool:
+        """Whether no more may wait; as many as slots are free always may, for them."""
+        return waiting >= max(self.depth, slots - running)
+
     def check(
         self,
         *,
@@ -73,8 +77,8 @@ class Admission:
         most = min(
             patience_s, max(patience_s * SHARE_OF_DEADLINE, (self._service_s or 0.0) / slots)
         )
-        full = waiting >= self.depth and not may_displace
-        if full or queue > most or wait > patience_s:
+        full = self.full(waiting=waiting, running=running, slots=slots)
+        if (full and not may_displace) or queue > most or wait > patience_s:
             raise Overloaded(
                 f"{waiting} requests wait and {running} are answered, about {wait:.1f} s of work",
                 retry_after_s=max(MINIMUM_RETRY_S, wait - most),

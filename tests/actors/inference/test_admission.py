@@ -67,3 +67,11 @@ def test_a_worker_that_has_to_load_first_is_part_of_the_wait() -> None:
     admission.check(waiting=0, running=0, slots=1, patience_s=1)
     with pytest.raises(Overloaded):
         admission.check(waiting=0, running=0, slots=1, patience_s=10, loading=True)
+
+
+def test_a_free_slot_takes_a_request_though_none_may_wait() -> None:
+    admission = Admission(depth=0)
+    admission.check(waiting=0, running=1, slots=2, patience_s=6)
+    for waiting, running in ((1, 1), (0, 2)):
+        with pytest.raises(Overloaded):
+            admission.check(waiting=waiting, running=running, slots=2, patience_s=6)
