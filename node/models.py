@@ -121,6 +121,8 @@ def _tools(job: InferJob) -> list[dict[str, object]]:
         tools = msgspec.json.decode(job.tools, type=list[dict[str, object]])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"tools is no list of functions: {error}", param="tools") from None
+    if job.call and not tools:
+        raise BadRequest("there is no tool that could be called", param="tool_choice")
     if job.call not in ("", ANY_CALL, *(tool.function.name for tool in named)):
         raise BadRequest(f"there is no tool {job.call}", param="tool_choice")
     return tools

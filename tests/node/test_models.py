@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from r3mes.actors.inference.client import InferenceClient
+from r3mes.actors.requests.job import InferJob
 from r3mes.config.schema import Adapter, Config, Model
+from r3mes.errors import BadRequest
 from r3mes.node.models import OwnModels, model_settings
 
 MODELS = (Model(id="/models/one", price_prompt=5, price_completion=6), Model(id="two"))
@@ -29,3 +33,12 @@ def test_each_model_gets_its_own_adapters() -> None:
     assert (a.name, a.source, a.revision, a.hash) == ("a", "/a", "main", b"\xab" * 32)
     assert (b.source, b.revision, b.hash) == ("x/b", "c0ffee", None)
     assert [one.source for one in model_settings(MODELS[1], config).adapters] == ["/c"]
+
+
+@pytest.mark.parametrize(("tools", "call"), [(b"[]", "*"), (b"[]", "f")])
+def test_a_call_of_no_tool_is_refused(tools: bytes, call: str) -> None:
+    own = OwnModels(MODELS, ADAPTERS, InferenceClient([]))
+    job = InferJob(messages=b"[]", tools=tools, call=call)
+    with pytest.raises(BadRequest) as refused:
+        own.generate("one", job, max_tokens=1, deadline_s=1)
+    assert refused.value.param == "tool_choice"
