@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from r3mes.actors.requests.job import GRAMMAR_CAP
 from r3mes.errors import BadRequest
+from r3mes.node.http.fields import Name
 
 MAX_TEXTS = 1000
 
@@ -20,7 +21,7 @@ MAX_TEXTS = 1000
 class JsonSchema(BaseModel):
     """A schema with the name that OpenAI wants for it; it is always followed strictly."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Name
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None

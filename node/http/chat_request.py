@@ -10,13 +10,11 @@ Source: OpenAI API reference, "Create chat completion"; audio left out; ``top_k`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,6 +25,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from r3mes.actors.gateway import ChatRequest
+from r3mes.actors.requests.job import (
+    MAX_BIAS,
+    MAX_BIASED,
+    MAX_PENALTY,
+    MAX_REPETITION_PENALTY,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    STOP_CAP,
+)
+from r3mes.actors.requests.logprobs import MAX_LIKELIEST
 from r3mes.errors import BadRequest
 from r3mes.node.http.chat_form import ResponseFormat, StructuredOutputs
 from r3mes.node.http.chat_tools import (
@@ -37,41 +45,18 @@ from r3mes.node.http.chat_tools import (
     forced,
     shown_tools,
 )
+from r3mes.node.http.fields import Encodable, Number, Text, listed
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_TOKENS = 1_000_000
-STOP_BYTES = 64
-MAX_IGNORED = 32
 MAX_CHOICES = 8
 MAX_CALLS = 128
-MAX_BIASED = 1024
-PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-
-def _encodable(text: str) -> str:
-    """Refuse lone surrogates, which JSON can write as escapes and UTF-8 cannot carry."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("text", "half of a surrogate pair is no character") from None
-    return text
-
-
-def _no_boolean(value: object) -> object:
-    """Refuse true and false, which pydantic would take for 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "input should be a number")
-    return value
-
-
-Number = BeforeValidator(_no_boolean)
-Encodable = AfterValidator(_encodable)
-Text = Annotated[str, Encodable]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_BYTES), Encodable]
-Penalty = Annotated[float, Field(ge=-2, le=2), Number]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_CAP), Encodable]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY), Number]
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-Bias = Annotated[float, Field(ge=-100, le=100), Number]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS), Number]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), Number]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -159,22 +144,24 @@ class ChatBody(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=2), Number] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE), Number] | None = None
     top_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
     top_k: Annotated[int, Field(ge=0, le=1_000_000), Number] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63), Number] | None = None
     stop: Annotated[
-        Annotated[list[Stop], Field(max_length=4)] | None,
+        Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), Number] | None = None
     min_p: Annotated[float, Field(ge=0, le=1), Number] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10), Number] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=MAX_REPETITION_PENALTY), Number] | None = (
+        None
+    )
     logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASED)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), Number] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LIKELIEST), Number] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -224,9 +211,8 @@ class ChatBody(BaseModel):
         )
 
     def ignored(self) -> str:
-        """The fields that we do not know, with commas; ``?`` for names unfit for a header."""
-        unknown = sorted(name for name in self.model_extra or {} if name not in NEUTRAL)
-        return ",".join(name if PLAIN.fullmatch(name) else "?" for name in unknown[:MAX_IGNORED])
+        """The fields that we do not know."""
+        return listed(name for name in self.model_extra or {} if name not in NEUTRAL)
 
     def _refuse_unsupported(self) -> None:
         for name, value in (self.model_extra or {}).items():
@@ -276,6 +262,6 @@ class ChatBody(BaseModel):
 
     def _stops(self) -> tuple[str, ...]:
         stops = tuple(self.stop or ())
-        if any(len(stop.encode()) > STOP_BYTES for stop in stops):
-            raise BadRequest(f"a stop string is longer than {STOP_BYTES} bytes", param="stop")
+        if any(len(stop.encode()) > STOP_CAP for stop in stops):
+            raise BadRequest(f"a stop string is longer than {STOP_CAP} bytes", param="stop")
         return stops

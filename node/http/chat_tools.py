@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 
 from r3mes.actors.requests.job import ANY_CALL, TOOLS_CAP
 from r3mes.errors import BadRequest
+from r3mes.node.http.fields import Name, Text
 
 MAX_TOOLS = 128
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Function(BaseModel):
@@ -58,7 +58,7 @@ class CalledFunction(BaseModel):
     """What a model called; ``arguments`` is JSON text."""
 
     name: Name
-    arguments: str
+    arguments: Text
 
 
 class ToolCall(BaseModel):

@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from r3mes.node.embedding import Embedded, EmbeddingRequest
 from r3mes.node.http.asgi import send_error, send_whole, while_present
-from r3mes.node.http.chat_request import MAX_IGNORED, PLAIN, Encodable, Number
 from r3mes.node.http.errors import as_r3mes_error
+from r3mes.node.http.fields import Encodable, Number, listed
 
 MOST_TEXTS = 2048
 MOST_DIMENSIONS = 65_536
@@ -68,9 +68,8 @@ class EmbeddingBody(BaseModel):
         return EmbeddingRequest(self.model, self.input, self.dimensions)
 
     def ignored(self) -> str:
-        """The fields that we do not know, with commas; ``?`` for names unfit for a header."""
-        unknown = sorted(self.model_extra or {})[:MAX_IGNORED]
-        return ",".join(name if PLAIN.fullmatch(name) else "?" for name in unknown)
+        """The fields that we do not know."""
+        return listed(self.model_extra or {})
 
 
 class VectorsAnswer(Response):

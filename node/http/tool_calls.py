@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from r3mes.actors.requests.job import TOOL_NAME
+
 _MARKS: Final = {"hermes": ("<tool_call>", "</tool_call>"), "mistral": ("[TOOL_CALLS]", "")}
 _TAG: Final = "<|python_tag|>"
-_NAMED = re.compile(r"([A-Za-z0-9_-]{1,64})(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(rf"({TOOL_NAME.pattern})(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?\s*(?=\{{)")
 _BETWEEN = re.compile(r"[\s;,]*")
 
 

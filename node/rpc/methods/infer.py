@@ -25,7 +25,8 @@ from r3mes.errors import (
 from r3mes.node.estimates import Estimate
 from r3mes.node.http.chat_choices import write_choices
 from r3mes.node.http.chat_objects import completion
-from r3mes.node.http.chat_request import ChatBody, Message, Text, Tokens
+from r3mes.node.http.chat_request import ChatBody, Message, Tokens
+from r3mes.node.http.fields import Text
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Gateway
 from r3mes.node.rpc.context import Context

@@ -15,7 +15,7 @@ from r3mes.config.schema import NAME
 from r3mes.errors import ConfigError, ModelNotFound, NotFound
 from r3mes.node.audit import audit
 from r3mes.node.auto import AutoGateway, Choice
-from r3mes.node.http.chat_request import Text
+from r3mes.node.http.fields import Text
 from r3mes.node.reload import Reload
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import method

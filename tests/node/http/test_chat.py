@@ -185,11 +185,24 @@ async def test_wrong_field_is_named(api: Api, chat: Body, param: str, change: Bo
         b"[]",
         b'{"model": "org/tiny", "messages": [{"role": "user", "content": "\xff"}]}',
         b'{"model": "org/tiny", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "org/tiny", "messages": [{"role": "assistant", "tool_calls": [{"id": "1", '
+        b'"function": {"name": "f", "arguments": "\\ud800"}}]}]}',
         b'{"model": "org/tiny", "temperature": NaN, "messages": [{"role":"user","content":"x"}]}',
         b'{"a":' * 6000 + b"1" + b"}" * 6000,
         b"[" * 60000,
     ],
-    ids=["empty", "cut", "null", "list", "not utf-8", "surrogate", "nan", "deep", "deeper"],
+    ids=[
+        "empty",
+        "cut",
+        "null",
+        "list",
+        "not utf-8",
+        "surrogate",
+        "surrogate in a call",
+        "nan",
+        "deep",
+        "deeper",
+    ],
 )
 async def test_malformed_body(api: Api, body: Any) -> None:
     answer = await post(api, body)
