@@ -70,6 +70,10 @@ IDLE_LOOK_S = 10.0
 WAKES = "ask it: the next request loads it again"
 
 
+EXCHANGE_WITHIN_S = 60.0
+"""How long a worker with better code waits for a moment without answers before it makes one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Enqueue(Ask[None]):
     """Give this request a place in the queue."""
@@ -255,7 +259,7 @@ class ModelActor(Actor[Message]):
         )
         self.board.adapters = self._shelf.adapters
         self._resting = ""  # why it rests; empty while it does not
-        self._building = False
+        self._building = self._held = False
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -274,7 +278,7 @@ class ModelActor(Actor[Message]):
         finally:
             stopped = EngineCrashed("the model was stopped")
             self._drop(self._waiting, stopped)
-            self._drop(self._running, stopped)
+            self._cut_off(stopped)
 
     async def handle(self, message: Message) -> None:
         match message:
@@ -329,7 +333,8 @@ class ModelActor(Actor[Message]):
     def _dispatch(self) -> None:
         """Begin what there are slots for."""
         now = trio.current_time()
-        while self._keeper.up and len(self._running) < self.settings.slots:
+        able = self._keeper.up and self.board.state == "ready" and not self._held
+        while able and len(self._running) < self.settings.slots:
             ticket = self._next_that_can_begin()
             if ticket is None or (self._running and self._must_wait_for(ticket)):
                 break
@@ -362,6 +367,12 @@ class ModelActor(Actor[Message]):
             if at_hand and not (ticket.adapter and self._shelf.is_short):
                 return ticket
         return None
+
+    def _cut_off(self, error: EngineError) -> None:
+        """End the answers in flight."""
+        for ticket in self._running.values():
+            self._waiting.end(ticket)
+        self._drop(self._running, error)
 
     def _drop(self, tickets: MutableMapping[int, Ticket], error: EngineError) -> None:
         for ticket in tickets.values():
@@ -457,7 +468,7 @@ class ModelActor(Actor[Message]):
     async def _end_worker(self, patience_s: float) -> None:
         with trio.move_on_after(patience_s):
             await self._until_empty()
-        self._drop(self._running, self._put_away())
+        self._cut_off(self._put_away())
         self._keeping.cancel()
 
     async def _tell_when_gone(self, message: Unload) -> None:
@@ -490,11 +501,16 @@ class ModelActor(Actor[Message]):
                 self.board.native += f": {why}"
                 self.board.turn(self.board.state, self.board.error)
                 return
+            with trio.move_on_after(EXCHANGE_WITHIN_S):
+                await self._until_empty()
+            self._held = True  # under steady load there would always be another answer
             await self._until_empty()
-            if self._wanted and self._keeper.up:
+            if self._wanted and self._keeper.up and isinstance(self._keeper, Keeper):
+                self._keeper.retire()
+                self.board.turn("restarting")
                 self._keeping.cancel()
         finally:
-            self._building = False
+            self._building = self._held = False
 
     # Adapters
 
@@ -554,7 +570,7 @@ class ModelActor(Actor[Message]):
         self._suspects.died(ticket.start for ticket in self._running.values())
         if self._wanted:
             self._retry()
-        self._drop(self._running, under)
+        self._cut_off(under)
         self._shelf.worker_went()
         self._without_worker_since = trio.current_time()
         self.board.pid, self.board.used = None, None

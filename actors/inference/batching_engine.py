@@ -119,7 +119,8 @@ class BatchingEngine:
     def _enter(self) -> list[Event]:
         """Read on in answers that are not running yet; the first tokens of those that are read."""
         for answer in list(self._seats.reading):
-            self._seats.recall(answer)
+            if answer in self._seats.reading:  # another's recall may have put it back
+                self._seats.recall(answer)
         order = sorted(self._seats.reading, key=self._turn())
         if order and order[0].cached >= order[0].prompt:
             return self._replay(order[0])

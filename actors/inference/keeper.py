@@ -122,10 +122,11 @@ class Keeper:
         Raises:
             EngineCrashed: there is none, or it has gone.
         """
-        if self._worker is None:
+        worker = self._worker
+        if worker is None:
             raise EngineCrashed("there is no worker")
         async with self._speaking:
-            await self._worker.send(command)
+            await worker.send(command)
 
     def spare_bytes(self) -> float:
         """Memory that the worker may still take."""

@@ -32,9 +32,13 @@ class Paged:
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self.tensor = torch.frombuffer(self._map, dtype=dtype).view(*shape)
 
-    def give_back(self, row: int) -> None:
-        """Make a row zeros again that take no memory, but for what shares a page with others."""
-        page = mmap.PAGESIZE
-        begin, end = -(-row * self._row // page) * page, (row + 1) * self._row // page * page
+    def give_back(self, row: int, kept: int = 0) -> None:
+        """Make a row, but for the first ``kept`` of its second axis, zeros that take no memory.
+
+        What shares a page with others stays.
+        """
+        page, kept_bytes = mmap.PAGESIZE, kept * (self._row // self.tensor.shape[1])
+        begin = -(-(row * self._row + kept_bytes) // page) * page
+        end = (row + 1) * self._row // page * page
         if end > begin:
             self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)

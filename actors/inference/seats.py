@@ -124,6 +124,8 @@ class Seats:
         if other is not None:
             self.cache.swap(answer.slot, target, max(answer.cached, other.cached))
             other.slot = answer.slot
+            self.cache.release(other.slot, padded(other.cached))
+            self.cache.release(target, padded(answer.cached))
         elif answer.slot != target:
             self.cache.move(answer.slot, target, answer.cached)
             self.cache.release(answer.slot)
@@ -140,6 +142,7 @@ class Seats:
         else:
             last = self.running.pop()
             if last is not answer:
+                self.cache.release(answer.slot)  # what is longer than the last one
                 self.cache.move(last.slot, answer.slot, last.cached)
                 self.running[answer.slot] = last
                 last.slot, answer.slot = answer.slot, last.slot

@@ -87,12 +87,15 @@ def open_engine(
 def _native(ways: NativeWays, expected: torch.Tensor) -> BatchingEngine | None:
     """The first of the ways that computes what is expected, and keeps the bits."""
     for engine in ways:
-        if _distance(engine, expected) < (CLOSE_IN_BYTES if ways.scaled else CLOSE_IN_HALF):
-            exact, digest = _bits(engine)
-            if exact:
-                plan = f"native plan 1, {ways.plan}, exact, {digest}"
-                engine.numerics = engine.numerics.of_class(plan)
-                return engine
+        try:
+            distance, (exact, digest) = _distance(engine, expected), _bits(engine)
+        except Exception:  # what is wrong with it shows here first
+            logger.exception("%s cannot be used", ways.plan)
+            continue
+        if exact and distance < (CLOSE_IN_BYTES if ways.scaled else CLOSE_IN_HALF):
+            plan = f"native plan 1, {ways.plan}, exact, {digest}"
+            engine.numerics = engine.numerics.of_class(plan)
+            return engine
     return None
 
 

@@ -138,10 +138,10 @@ class SlotCache:
                     tensor[one, :length] = tensor[other, :length]
                     tensor[other, :length] = kept
 
-    def release(self, slot: int) -> None:
-        """Nobody needs what is in the slot."""
+    def release(self, slot: int, kept: int = 0) -> None:
+        """Nobody needs what is in the slot, but for its first ``kept`` tokens."""
         for pages in self._pages:
-            pages.give_back(slot)
+            pages.give_back(slot, kept)
 
     def copy_out(self, piece: Piece) -> Stretch:
         """What was written for a piece of a prompt."""

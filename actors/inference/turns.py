@@ -19,6 +19,11 @@ READ = 8
 """Tokens of a prompt that are as much work as one that is written, about."""
 
 
+OWNERS = 1024
+"""Whose use is remembered while there is always something to do; above it, that of the smaller
+half is forgotten: identities are cheap."""
+
+
 class Turns(MutableMapping[int, Ticket]):
     """Tickets by their ids; iterates in the order of their turns."""
 
@@ -27,6 +32,7 @@ class Turns(MutableMapping[int, Ticket]):
         self._whose: dict[int, bytes] = {}
         self._finishes: dict[bytes, float] = {}
         self._now = 0.0  # where the one that began last started
+        self._begun = 0
 
     def __len__(self) -> int:
         return len(self._whose)
@@ -55,15 +61,19 @@ class Turns(MutableMapping[int, Ticket]):
 
     def begin(self, ticket: Ticket) -> None:
         """Count what the answer is expected to cost."""
+        self._begun += 1
         owner = ticket.start.owner
         self._now = max(self._now, self._claim(owner))
         self._finishes[owner] = self._claim(owner) + _cost(ticket, ticket.start.max_new)
+        if len(self._finishes) > OWNERS:
+            self._now = sorted(self._finishes.values())[len(self._finishes) // 2]
         behind = [one for one, finish in self._finishes.items() if finish <= self._now]
         for one in behind:
             del self._finishes[one]
 
     def put_back(self, ticket: Ticket) -> None:
         """Let it wait again, before others of its owner, as if it had not begun."""
+        self._begun -= 1
         owner = ticket.start.owner
         if owner in self._finishes:
             self._finishes[owner] -= _cost(ticket, ticket.start.max_new)
@@ -76,6 +86,10 @@ class Turns(MutableMapping[int, Ticket]):
         if owner in self._finishes:
             written = ticket.position - len(start.emitted) // 4
             self._finishes[owner] += _cost(ticket, written) - _cost(ticket, start.max_new)
+        self._begun -= 1
+        if not self._begun and not self._whose:
+            self._finishes.clear()  # nobody is ahead of anybody when all have what they wanted
+            self._now = 0.0
 
     def ahead(self, owner: bytes) -> int:
         """How many of those that wait would go before another of this owner, about."""

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from r3mes.actors.inference.native.compiler import CannotBuildError, build_kernels, find_compiler
-from r3mes.actors.inference.native.place import is_there, place_of, put, refuse
+from r3mes.actors.inference.native.place import LOCK, is_there, place_of, put, refuse, tidy
 from r3mes.actors.inference.pipes import commands, reports, say
 from r3mes.actors.inference.protocol import Build, Built
 from r3mes.actors.inference.sandbox import confine
@@ -30,8 +30,9 @@ def main() -> None:
     programs.mkdir(mode=0o700, parents=True, exist_ok=True)
     confine(Path(build.model), writable=(programs,))
     os.nice(NICEST)
-    with (programs / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one builder of a user at a time
+    with (programs / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tidy(programs)
         why = build_for(Path(build.model), programs, scaled=build.scaled)
     say(out, Built(why))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +20,7 @@ from r3mes.actors.inference.native.operators import (
 )
 from r3mes.actors.inference.native.place import Place, is_there, lacking, place_of, why_not
 from r3mes.actors.inference.native.program import Program
-
-logger = logging.getLogger(__name__)
+from r3mes.errors import EngineError
 
 BY_PROGRAM, BY_OPERATORS = "a program compiled for this machine", "operators made for this machine"
 
@@ -86,30 +84,35 @@ class NativeWays:
             return
         wish = self._wish
         place = place_of(self._wish.programs, wish.directory, scaled=wish.scaled)
-        self.unbuilt = not (is_there(place.kernels) and is_there(place.program))
-        if self.unbuilt:
-            self.why_not = why_not(place) or "it is not built yet"
-            self.unbuilt = not why_not(place)
-        if is_there(place.kernels):
+        kernels, program = is_there(place.kernels), is_there(place.program)
+        if not (kernels and program):
+            refusal = why_not(place)
+            self.why_not, self.unbuilt = refusal or "it is not built yet", not refusal
+        if kernels:
             try:
-                yield from self._engines(place)
+                yield from self._engines(place, program=program)
             except Exception as error:  # noqa: BLE001  whatever a model's code makes of it
                 self.why_not = f"{type(error).__name__}: {error}"
+            if wish.scaled:  # what was rounded cannot be put back
+                raise EngineError(
+                    f"this model cannot be computed with weights in bytes: {self.why_not}",
+                    do='set weights = "stored"',
+                )
             restore_linears(self._model.module)
 
-    def _engines(self, place: Place) -> Iterator[BatchingEngine]:
+    def _engines(self, place: Place, *, program: bool) -> Iterator[BatchingEngine]:
         module = self._model.module
         load(place.kernels)
         module.set_attn_implementation(NAME)
         replace_linears(module, partial(NativeLinear.of, scaled=self._wish.scaled))
-        if is_there(place.program):
+        if program:
             try:
-                program = Program(place.program, module)
+                compiled = Program(place.program, module)
             except Exception as error:  # noqa: BLE001  torch has no kind of its own for it
                 self.why_not = f"the program cannot be loaded: {error}"
             else:
                 self._way = "compiled"
-                yield self._engine(program, BY_PROGRAM)
+                yield self._engine(compiled, BY_PROGRAM)
                 self.why_not = "the compiled program computes something else"
         self._way = "operators"
         yield self._engine(None, BY_OPERATORS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +17,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "kernels.cpp"
+LOCK = "lock"
+"""Held by the builder; one of a user at a time."""
+KEPT_S = 90 * 86_400
+"""After that, what is still needed is built again; models and versions come and go."""
 NEEDED = "avx512_bf16"
 """What a processor must have, as Linux names it."""
 
@@ -75,6 +80,14 @@ def refuse(place: Place, why: str) -> None:
 
 def _refusal(place: Place) -> Path:
     return place.program.with_suffix(".why")
+
+
+def tidy(programs: Path) -> None:
+    """Remove what a builder left that was stopped, and what nobody has built for long."""
+    for path in programs.iterdir():
+        left = path.name[0].isdigit()
+        if left or (path.name != LOCK and time.time() - path.stat().st_mtime > KEPT_S):
+            path.unlink(missing_ok=True)
 
 
 def put(path: Path, make: Callable[[Path], None]) -> None:

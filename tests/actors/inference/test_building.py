@@ -68,3 +68,23 @@ async def test_without_a_place_nothing_is_built(toy: Toy) -> None:
         assert client.boards()["toy"].native == "not built yet"
         await trio.testing.wait_all_tasks_blocked()
         assert client.boards()["toy"].state == "ready"
+
+
+async def test_a_request_that_comes_at_the_change_is_answered(toy: Toy, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def take(client: InferenceClient) -> None:
+        job = GenerateJob("toy", [{"role": "user", "content": "say hi"}])
+        with trio.fail_after(20):
+            async with client.generate(job, deadline_s=20) as generation:
+                said.append("".join([chunk.text async for chunk in generation]))
+
+    async with toy(programs=tmp_path, build_after_s=0.0, slots=1, queue=1000) as client:
+        board = client.boards()["toy"]
+        async with trio.open_nursery() as nursery:
+            while board.native != "built":
+                nursery.start_soon(take, client)
+                await trio.sleep(0.01)
+        asked = len(said)
+        await take(client)  # no slot was lost
+    assert said == ["hi"] * (asked + 1)

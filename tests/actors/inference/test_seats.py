@@ -13,6 +13,8 @@ from r3mes.actors.inference.seats import PIECE, Seated, Seats
 from r3mes.actors.inference.slots import piece_pass
 
 CONTEXT = 2048
+PAGE_TOKENS = 4096 // 16
+"""Of the keys below: 4 numbers of 4 bytes."""
 
 
 def job(number: int, prompt: int = 10, max_new: int = 10) -> Job:
@@ -38,7 +40,7 @@ def test_running_answers_hold_the_first_slots_whatever_comes_and_goes() -> None:
     seats, number = Seats(5, CONTEXT, None), 0
     for _ in range(300):
         if seats.occupied < 5:
-            seats.add(job(number, prompt=chance.choice((3, 100, 400))))
+            seats.add(job(number, prompt=chance.choice((3, 100, 400, 1900))))
             number += 1
         seats.fill()
         if seats.reading and chance.random() < 0.6:
@@ -52,6 +54,9 @@ def test_running_answers_hold_the_first_slots_whatever_comes_and_goes() -> None:
         assert len(slots) == len(set(slots))
         for answer in seats.running:
             assert read(seats, answer) == {float(answer.number)}
+            # Longer ones that were here before have given back all but parts of pages.
+            keys, _ = seats.cache.look(0, slice(answer.slot, answer.slot + 1), CONTEXT)
+            assert not keys[:, :, padded(answer.cached) + PAGE_TOKENS :].any()
 
 
 def test_one_waits_until_memory_is_expected_to_do() -> None:

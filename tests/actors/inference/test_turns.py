@@ -8,7 +8,7 @@ import trio
 
 from r3mes.actors.inference.generation import Ticket
 from r3mes.actors.inference.protocol import Start, pack_ids
-from r3mes.actors.inference.turns import Turns
+from r3mes.actors.inference.turns import OWNERS, Turns
 
 numbers = count(1)
 
@@ -110,3 +110,26 @@ async def test_one_that_is_tried_again_goes_first_and_is_charged_once() -> None:
     turns.put_back(first)
     assert next(iter(turns.values())) in (first, other)
     assert [one for one in turns.values() if one.start.owner == b"a"] == [first, second]
+
+
+async def test_ever_new_names_take_bounded_memory() -> None:
+    turns = Turns()
+    waiting = ticket("patient")
+    add(turns, waiting)  # so that there is always something to do
+    for number in range(3 * OWNERS):
+        stranger = ticket(f"stranger {number}")
+        add(turns, stranger)
+        del turns[stranger.start.id]
+        turns.begin(stranger)
+        stranger.position = stranger.start.max_new
+        turns.end(stranger)
+    assert len(turns._finishes) <= OWNERS + 1
+    assert next(iter(turns.values())) is waiting
+
+
+async def test_old_debts_are_forgotten_when_all_have_what_they_wanted() -> None:
+    turns = Turns()
+    add(turns, *(ticket("a") for _ in range(5)))
+    serve(turns, 5)
+    add(turns, ticket("a"), ticket("b"))
+    assert serve(turns, 2) == ["a", "b"]  # who came first, as if nothing had been

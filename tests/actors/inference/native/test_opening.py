@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from r3mes.actors.inference import self_test
 from r3mes.actors.inference.batching_engine import BatchingEngine
 from r3mes.actors.inference.engine import Engine, Job
 from r3mes.actors.inference.native.builder import build_for
@@ -16,6 +17,7 @@ from r3mes.actors.inference.native.opening import Wish
 from r3mes.actors.inference.native.place import is_there, place_of
 from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.self_test import open_engine
+from r3mes.errors import EngineError
 from tests.actors.inference.test_batching_engine import FAMILIES, model_of
 
 torch.set_num_threads(1)
@@ -112,3 +114,24 @@ def test_a_model_in_float32_has_nothing_native(programs: Path, tmp_path: Path) -
     engine = open_engine(model_of("Llama", torch.float32), wish, slots=4)
     assert engine.numerics.native.endswith("only bfloat16 on a CPU has any")
     assert not engine.numerics.unbuilt
+
+
+def test_a_program_that_fails_leaves_the_model_to_the_next_way(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> Logits:
+        raise RuntimeError("it does not fit")
+
+    monkeypatch.setattr("r3mes.actors.inference.native.forward.NativeForward.__call__", failing)
+    wish = Wish(programs, described("Llama", tmp_path))
+    engine = open_engine(model_of("Llama"), wish, slots=4)
+    assert "together, plan 3, exact" in engine.numerics.numeric_class
+
+
+def test_a_model_that_bytes_do_not_suit_is_refused(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_test, "CLOSE_IN_BYTES", 1e-9)
+    wish = Wish(programs, described("Llama", tmp_path), scaled=True)
+    with pytest.raises(EngineError, match="weights in bytes"):
+        open_engine(model_of("Llama"), wish, slots=4)

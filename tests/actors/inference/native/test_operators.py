@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from r3mes.actors.inference.native.operators import (
     restore_linears,
     rows_now,
 )
+from r3mes.actors.inference.native.place import KEPT_S, LOCK, tidy
 
 pytestmark = pytest.mark.usefixtures("operators")
 torch.set_num_threads(1)
@@ -56,7 +60,7 @@ def test_weights_in_bytes_are_as_close_as_bytes_can_be() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_has_the_same_bits_in_any_company(threads: int, scaled: bool) -> None:
     torch.manual_seed(2)
-    layer, rows = NativeLinear.of(random(1100, 576), None, scaled=scaled), random(130, 576)
+    layer, rows = NativeLinear.of(random(1100, 576), random(1100), scaled=scaled), random(130, 576)
     whole = layer(rows)
     torch.set_num_threads(threads)
     try:
@@ -165,3 +169,13 @@ def test_a_row_outside_of_the_cache_is_refused() -> None:
         cache = Cache(torch.tensor([slot]), torch.tensor([position]), caches)
         with pytest.raises(RuntimeError, match="outside of the cache"):
             attended(row, row, row, cache)
+
+
+def test_what_nobody_needs_any_more_is_removed(tmp_path: Path) -> None:
+    for name in (LOCK, "kernels-a.so", "kernels-b.so", "17-kernels-c.so"):
+        (tmp_path / name).touch()
+    old = time.time() - KEPT_S - 1
+    for name in (LOCK, "kernels-a.so"):
+        os.utime(tmp_path / name, (old, old))
+    tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK, "kernels-b.so"}
