@@ -28,6 +28,10 @@ SATURATION, LENGTH = 1.2, 0.75
 """BM25's k1 and b, at their usual values."""
 
 
+Posting = tuple[NDArray[np.int64], NDArray[np.float64]]
+NOWHERE: Posting = (np.zeros(0, np.int64), np.zeros(0))
+
+
 class Comparer(Protocol):
     """Built from examples with their labels."""
 
@@ -124,10 +128,14 @@ class Words:
         mean = max(float(lengths.mean()), 1.0) if len(bags) else 1.0
         self._mean, self._many = mean, len(texts)
         self._norms = SATURATION * (1 - LENGTH + LENGTH * lengths / mean)
-        self._having: dict[str, list[tuple[int, int]]] = {}
+        having: dict[str, list[tuple[int, int]]] = {}
         for at, bag in enumerate(bags):
             for word, count in bag.items():
-                self._having.setdefault(word, []).append((at, count))
+                having.setdefault(word, []).append((at, count))
+        self._having = {
+            word: self._posting(*zip(*pairs, strict=True)) for word, pairs in having.items()
+        }
+        """By word: the examples that have it, and what it is worth in each."""
 
     def scores(self, texts: Sequence[str]) -> Scores:
         """Of prompts with these texts."""
@@ -143,11 +151,9 @@ class Words:
         likeness = np.zeros((len(texts), self._many))
         for row, text in enumerate(texts):
             bag = _bag(text)
-            for word in bag:
-                weight = self._rarity(word)
-                for at, count in self._having.get(word, ()):
-                    part = count * (SATURATION + 1) / (count + self._norms[at])
-                    likeness[row, at] += weight * part
+            for word in self._having.keys() & bag.keys():
+                examples, worth = self._having[word]
+                likeness[row, examples] += worth
             norm = SATURATION * (1 - LENGTH + LENGTH * sum(bag.values()) / self._mean)
             own = sum(
                 self._rarity(word) * count * (SATURATION + 1) / (count + norm)
@@ -156,9 +162,18 @@ class Words:
             likeness[row] /= max(own, 1e-9)
         return likeness
 
+    def _posting(self, at: Sequence[int], counts: Sequence[int]) -> Posting:
+        examples, many = np.array(at), np.array(counts, float)
+        part = many * (SATURATION + 1) / (many + self._norms[examples])
+        return examples, _rarity(len(examples), self._many) * part
+
     def _rarity(self, word: str) -> float:
-        having = len(self._having.get(word, ()))
-        return math.log(1 + (self._many - having + 0.5) / (having + 0.5))
+        examples, _ = self._having.get(word, NOWHERE)
+        return _rarity(len(examples), self._many)
+
+
+def _rarity(having: int, many: int) -> float:
+    return math.log(1 + (many - having + 0.5) / (having + 0.5))
 
 
 def _bag(text: str) -> Counter[str]:

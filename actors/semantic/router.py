@@ -8,6 +8,7 @@ decide, and the decision says so.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,8 @@ PROMPT_CHARACTERS = 4000
 """Of a prompt that count: its beginning says what it is about."""
 PREPARE_S, DECIDE_S = 600.0, 1.0
 """Longest time for vectors of all examples, and of a prompt before words decide."""
+RETRY_S = 30.0
+"""After vectors could not be made, although the model is there: it was busy, or has just died."""
 TOGETHER = 256
 """Examples that are embedded at a time, so that their sum may be larger than a request."""
 
@@ -188,19 +191,22 @@ class SemanticRouter:
             if self._embedder is not None:
                 nursery.start_soon(self._watch_model, self._embedder)
             while True:
-                changed, prepared = self._changed, self.prepared
+                changed, prepared, pause = self._changed, self.prepared, math.inf
                 try:
                     await self._prepare(self._plan)
                 except R3mesError as error:
                     logger.warning("the routes have no vectors: %s", error.detail)
+                    pause = RETRY_S
                 prepared.set()
-                await changed.wait()
+                with trio.move_on_after(pause):
+                    await changed.wait()
 
     async def _watch_model(self, embedder: Embedder) -> None:
         before = embedder.hash()
         while True:
             await embedder.wait_change()
-            if (now := embedder.hash()) is not None and now != before:
+            now = embedder.hash()
+            if now is not None and (now != before or self.vectors is None):
                 before = now
                 self._wake()
 
@@ -212,6 +218,9 @@ class SemanticRouter:
             self.words = words if plan is self._plan else None
         embedder = self._embedder
         if embedder is None or (hashed := embedder.hash()) is None:
+            return
+        there = self.vectors
+        if there is not None and (there.plan, there.hash) == (plan, hashed):
             return
         (texts, labels), (held_out, where) = plan.examples(), plan.held_out()
         own = await _vectors(embedder, texts)

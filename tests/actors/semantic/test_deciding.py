@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +54,15 @@ def test_words_find_what_shares_rare_ones() -> None:
     assert best[:2].tolist() == [0, 1]
     assert top[2] == 0.0
     assert strongest(words.scores(["", "..."]))[1].tolist() == [0.0, 0.0]
+
+
+def test_words_weigh_as_bm25_does() -> None:
+    words = Words(["egg egg rome", "rome fly"], np.array([0, 1]), 1)
+    norms = [1.2 * (0.25 + 0.75 * length / 2.5) for length in (3, 2)]
+    egg, rome = math.log(1 + 1.5 / 1.5), math.log(1 + 0.5 / 2.5)
+    one = egg * 2 * 2.2 / (2 + norms[0]) + rome * 2.2 / (1 + norms[0])
+    two, own = rome * 2.2 / (1 + norms[1]), (egg + rome) * 2.2 / (1 + norms[1])
+    assert words.scores(["Egg, Rome"])[0] == pytest.approx([one / own, two / own])
 
 
 def test_thresholds_part_what_can_be_parted() -> None:

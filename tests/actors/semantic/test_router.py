@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from numpy.typing import NDArray
 
-from r3mes.actors.semantic.router import Plan, Route, SemanticRouter
+from r3mes.actors.semantic.router import RETRY_S, Plan, Route, SemanticRouter
 from r3mes.errors import EngineCrashed
 
 COOK = Route("cook", "a", ("boil an egg", "bake bread", "fry fish", "roast a chicken"))
@@ -33,7 +33,7 @@ class SmallModel:
         await self._changed.wait()
 
     def come_up(self) -> None:
-        self.up = True
+        self.up, self.dead = True, False
         self._changed.set()
         self._changed = trio.Event()
 
@@ -92,6 +92,34 @@ async def test_a_model_that_comes_later_is_used(nursery: trio.Nursery) -> None:
     model.come_up()
     await trio.testing.wait_all_tasks_blocked()
     await router.prepared.wait()
+    assert (await router.decide("bake bread")).method == "embedding"
+
+
+async def test_vectors_are_made_when_the_same_model_is_back(nursery: trio.Nursery) -> None:
+    model = SmallModel()
+    model.dead = True
+    router = await started(SemanticRouter(model, PLAN), nursery)
+    assert (await router.decide("bake bread")).method == "keywords"
+    model.come_up()
+    await trio.testing.wait_all_tasks_blocked()
+    await router.prepared.wait()
+    assert (await router.decide("bake bread")).method == "embedding"
+    asked = model.asked
+    model.come_up()
+    await trio.testing.wait_all_tasks_blocked()
+    assert model.asked == asked
+
+
+async def test_vectors_are_tried_again_after_a_while(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    model = SmallModel()
+    model.dead = True
+    router = await started(SemanticRouter(model, PLAN), nursery)
+    model.dead = False
+    with trio.fail_after(RETRY_S * 1000):  # of virtual time, which runs ahead of threads
+        while router.vectors is None:  # noqa: ASYNC110
+            await trio.sleep(RETRY_S / 4)
     assert (await router.decide("bake bread")).method == "embedding"
 
 
