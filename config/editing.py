@@ -6,11 +6,16 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT, Whitespace
 
 from r3mes.errors import ConfigError, StoreFull
+
+GONE = "-gone-"
+"""No name begins so: it stands for a table that is taken out, so that what is around it stays."""
 
 
 def with_value(text: str, key: str, value: object) -> str:
@@ -69,18 +74,33 @@ def with_table(text: str, section: str, name: str, values: Mapping[str, object] 
     """
     try:
         document = tomlkit.parse(text)
-        kept = [one for one in document.get(section, ()) if one["name"] != name]
-        tables = tomlkit.aot()
-        for one in kept:
-            tables.append(one)
-        if values is not None:
-            tables.append(tomlkit.item(dict(values)))
-        document.pop(section, None)
-        if tables:
-            document[section] = tables
-        return tomlkit.dumps(document)
+        tables = document.setdefault(section, tomlkit.aot())
+        if not isinstance(tables, AoT):
+            raise TypeError("it is not made of tables of its own")  # noqa: TRY301
+        there = [at for at, one in enumerate(tables) if one["name"] == name]
+        if values is None and not there:
+            return text
+        at = there[0] if there else len(tables)
+        behind = _take_end(tables[min(at, len(tables) - 1)]) if tables else ""
+        new = tomlkit.table()
+        new.update(values or {"name": GONE})
+        new.value.body.append((None, Whitespace(behind)))
+        if there:
+            del tables[at]
+        elif tables:
+            tables[-1].add(tomlkit.nl())
+        tables.insert(at, new)
+        return tomlkit.dumps(document).replace(f'[[{section}]]\nname = "{GONE}"\n', "", 1)
     except (TOMLKitError, TypeError, AttributeError, ValueError, LookupError) as error:
         raise ConfigError(f"[[{section}]] cannot be changed in this file: {error}") from None
+
+
+def _take_end(table: Any) -> str:
+    """Blank lines and comments behind the last value: they are about what follows the table."""
+    body, taken = table.value.body, ""
+    while body and body[-1][0] is None:
+        taken = body.pop()[1].as_string() + taken
+    return taken
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tomlkit
 
 from r3mes.config.editing import with_table
 from r3mes.config.load import load
@@ -58,3 +59,41 @@ def test_a_table_is_added_replaced_and_removed_and_comments_stay() -> None:
     assert with_table(with_table(new, "routes", "a", None), "routes", "b", None).strip() == (
         text.strip()
     )
+
+
+COMMENTED = """\
+# of a
+[[routes]]
+name = "a"
+model = "m"
+
+# of b
+[[routes]]
+name = "b"
+model = "m"
+
+# of the log
+[log]
+level = "info"
+"""
+
+
+def test_comments_about_what_follows_a_table_stay_where_they_are() -> None:
+    without_a = with_table(COMMENTED, "routes", "a", None)
+    assert '# of b\n[[routes]]\nname = "b"' in without_a
+    without = with_table(without_a, "routes", "b", None)
+    assert "[[routes]]" not in without
+    for new in (
+        without,
+        with_table(COMMENTED, "routes", "b", None),
+        with_table(COMMENTED, "routes", "b", {"name": "b", "model": "n"}),
+        with_table(COMMENTED, "routes", "c", {"name": "c", "model": "n"}),
+    ):
+        assert "\n# of the log\n[log]\n" in new
+        assert new.count("# of") == 3
+        tomlkit.parse(new)
+
+
+def test_a_list_in_one_line_is_not_changed() -> None:
+    with pytest.raises(ConfigError, match="tables of its own"):
+        with_table('routes = [{name = "a", model = "m"}]', "routes", "a", None)
