@@ -238,7 +238,8 @@ class Adapter(Layer, frozen=True):
         key("What to load: a directory with an adapter in PEFT's form, or a hub id.", min_length=1),
     ]
     revision: Annotated[
-        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+        str | None,
+        key("Commit, branch or tag of the hub's repository; stays what it was when it was pulled."),
     ] = None
     hash: Annotated[
         Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None,
@@ -273,7 +274,8 @@ class Embedding(Layer, frozen=True):
             "up to 128 letters, digits and ._/-"),
     ] = None  # fmt: skip
     revision: Annotated[
-        str | None, key("Commit of the hub's repository; needed for hub ids to stay the same.")
+        str | None,
+        key("Commit, branch or tag of the hub's repository; stays what it was when it was pulled."),
     ] = None
     max_context: Annotated[
         int, key("Most tokens of a text, if the model does not take fewer.", ge=16, le=32_768)

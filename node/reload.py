@@ -11,11 +11,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from r3mes.config.editing import replace_file
 from r3mes.config.keys import TABLES
 from r3mes.config.load import Loaded, all_keys, served_name, value_of
 from r3mes.config.schema import Config, Model
@@ -57,7 +59,7 @@ class Reload:
         self.loaded = loaded
         self._read, self._now_ms = read, now_ms
         self._live: dict[str, Callable[[Config], None]] = {}
-        self._one_at_a_time = trio.Lock()
+        self._editing, self._reloading = trio.Lock(), trio.Lock()
         self.last_ok, self.last_at_ms = True, now_ms()
         """Whether the last reload was taken, and when it was; the start counts as one."""
         self.needs_restart: tuple[str, ...] = ()
@@ -90,13 +92,38 @@ class Reload:
         # Reading changes nothing, so whoever is cancelled need not wait for a file that hangs.
         return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
 
+    async def edit(
+        self, change: Callable[[str], str], noted: Callable[[], None]
+    ) -> tuple[Loaded, Reloaded]:
+        """Change the text of the file, and take over what a running node can.
+
+        Args:
+            change: makes the new text of the old; a text that does not hold changes nothing.
+            noted: called once it is written.
+
+        Returns:
+            What was read of the new text, and what came of it.
+
+        Raises:
+            ConfigError: the new text is wrong, or cannot be written.
+        """
+        async with self._editing:  # from reading to writing, or a change in between is lost
+            file = self.loaded.file
+            new = change(await trio.to_thread.run_sync(_text, file))
+            wanted = await self.check(new)
+            with trio.CancelScope(shield=True):  # who hangs up must not leave it half done
+                await trio.to_thread.run_sync(replace_file, file, new)
+                noted()
+                done = await self.reload()
+        return wanted, done
+
     async def reload(self) -> Reloaded:
         """Read the configuration again and take over what can be.
 
         Raises:
             ConfigError: it is wrong; everything stays as it was.
         """
-        async with self._one_at_a_time:
+        async with self._reloading:
             try:
                 done = self._take(await self._loaded(self._read))
             except R3mesError as error:
@@ -169,6 +196,10 @@ def _repriced(
 
 def _differing_prices(one: Model, other: Model) -> Iterator[str]:
     return (key for key in PRICES if getattr(one, key) != getattr(other, key))
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8") if file.exists() else ""
 
 
 def _listed(keys: tuple[str, ...]) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import trio
 from pydantic import Field
 
-from r3mes.config.editing import replace_file, with_value
+from r3mes.config.editing import with_value
 from r3mes.config.keys import TABLES
 from r3mes.config.load import Loaded, all_keys, check_value, value_of
 from r3mes.config.sources import known_key, known_section
@@ -66,7 +64,6 @@ class ConfigMethods:
 
     def __init__(self, reload: Reload) -> None:
         self._reload = reload
-        self._one_at_a_time = trio.Lock()
 
     @method("config_get", scope="a", errors=(ConfigError,))
     async def get(
@@ -101,21 +98,16 @@ class ConfigMethods:
     ) -> ValueSet:
         """Change one value in the configuration file, and take it over if a running node can.
 
-        Comments in the file stay. A value that does not hold changes nothing. Models and
-        adapters are changed in the file itself.
+        Comments in the file stay. A value that does not hold changes nothing. Models, adapters and
+        routes are changed in the file itself, routes by `route_add`, too.
         """
         key = _key(path)
         if value is not None:
             check_value(key, value, "value")
-        async with self._one_at_a_time:
-            file = self._reload.loaded.file
-            text = await trio.to_thread.run_sync(_text, file)
-            new = with_value(text, key, value)
-            wanted = await self._reload.check(new)
-            with trio.CancelScope(shield=True):  # who hangs up must not leave it half done
-                await trio.to_thread.run_sync(replace_file, file, new)
-                audit("config_set", name=key, by=context.key.name, key=context.key.id)
-                done = await self._reload.reload()
+        wanted, done = await self._reload.edit(
+            lambda text: with_value(text, key, value),
+            lambda: audit("config_set", name=key, by=context.key.name, key=context.key.id),
+        )
         origin, needs_restart = wanted.origins[key], key in done.needs_restart
         overridden_by = None if origin.startswith(("file ", "default")) else origin
         in_force = not needs_restart and overridden_by is None
@@ -155,7 +147,3 @@ def entries(loaded: Loaded, path: str | None = None) -> dict[str, Entry]:
 def _entry(loaded: Loaded, name: str) -> Entry:
     value = msgspec.to_builtins(value_of(loaded.config, name), enc_hook=str)
     return Entry(value, loaded.origins.get(name, "default"))
-
-
-def _text(file: Path) -> str:
-    return file.read_text("utf-8") if file.exists() else ""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-import trio
 from pydantic import Field
 
 from r3mes.actors.semantic.router import Prepared, SemanticRouter
-from r3mes.config.editing import replace_file, with_table
+from r3mes.config.editing import with_table
 from r3mes.config.schema import NAME
 from r3mes.errors import ConfigError, ModelNotFound, NotFound
 from r3mes.node.audit import audit
@@ -89,7 +87,6 @@ class RouteMethods:
 
     def __init__(self, auto: AutoGateway, router: SemanticRouter, reload: Reload) -> None:
         self._auto, self._router, self._reload = auto, router, reload
-        self._one_at_a_time = trio.Lock()
 
     @method("route_list", scope="r")
     async def listed(self) -> RoutesShown:
@@ -133,16 +130,11 @@ class RouteMethods:
         return await self.listed()
 
     async def _change(self, name: str, values: dict[str, object] | None, context: Context) -> None:
-        async with self._one_at_a_time:
-            file = self._reload.loaded.file
-            text = await trio.to_thread.run_sync(_text, file)
-            new = with_table(text, "routes", name, values)
-            await self._reload.check(new)
-            with trio.CancelScope(shield=True):  # who hangs up must not leave it half done
-                await trio.to_thread.run_sync(replace_file, file, new)
-                what = "route_removed" if values is None else "route_added"
-                audit(what, name=name, by=context.key.name, key=context.key.id)
-                await self._reload.reload()
+        what = "route_removed" if values is None else "route_added"
+        await self._reload.edit(
+            lambda text: with_table(text, "routes", name, values),
+            lambda: audit(what, name=name, by=context.key.name, key=context.key.id),
+        )
 
 
 def _calibrated(method: str, way: Prepared) -> Calibrated:
@@ -156,7 +148,3 @@ def _calibrated(method: str, way: Prepared) -> Calibrated:
         found.abstained,
         found.wrong,
     )
-
-
-def _text(file: Path) -> str:
-    return file.read_text("utf-8") if file.exists() else ""

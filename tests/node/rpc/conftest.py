@@ -58,7 +58,7 @@ class Caller:
     rpc: Dispatcher
     key: Key = field(default_factory=Key)
 
-    async def __call__(self, name: str, **params: object) -> Any:
+    async def __call__(self, name: str, /, **params: object) -> Any:
         call = {"jsonrpc": "2.0", "id": 1, "method": name, "params": params}
         told = await self.rpc.answer(msgspec.json.encode(call), Context(self.key))
         assert told is not None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import stat
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
+from r3mes.actors.semantic.router import Plan, SemanticRouter
 from r3mes.config.load import load
 from r3mes.node.reload import Reload
 from r3mes.node.rpc.dispatcher import Dispatcher
 from r3mes.node.rpc.methods.config import ConfigMethods
+from r3mes.node.rpc.methods.route import RouteMethods
 from tests.node.rpc.conftest import Caller
 
 TEXT = """\
@@ -158,6 +160,19 @@ async def test_value_is_taken_over_also_when_the_caller_hangs_up(
             path.write_text(text)
             trio.from_thread.run_sync(scope.cancel)
 
-        monkeypatch.setattr("r3mes.node.rpc.methods.config.replace_file", write_and_leave)
+        monkeypatch.setattr("r3mes.node.reload.replace_file", write_and_leave)
         await config("config_set", path="log.level", value="debug")
     assert ("debug" in text(file), levels) == (True, ["debug"])
+
+
+async def test_a_value_and_a_route_at_once_are_both_written(file: Path) -> None:
+    read = partial(load, file=file, env={}, flags={})
+    reload = Reload(read(), read, now_ms=lambda: 0)
+    router = SemanticRouter(None, Plan())
+    routes = RouteMethods(cast(Any, None), router, reload)
+    both = Caller(Dispatcher(ConfigMethods(reload), routes))
+    route = {"name": "cook", "model": "m", "examples": ["boil an egg"]}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(both, "config_set", path="log.level", value="debug"))
+        nursery.start_soon(partial(both, "route_add", **route))
+    assert ("debug" in text(file), "cook" in text(file)) == (True, True)
