@@ -119,9 +119,6 @@ class StreamedAnswer(ChatResponse):
         await self._events.send(self._chunk(choice, told_of(delta), delta=delta))
 
     async def ended(self, choice: Choice, rest: Delta) -> None:
-        if rest.text or rest.calls:
-            await self.wrote(choice, rest)
-            rest = Delta()
         last = self._chunk(choice, {}, choice.finish_reason, delta=rest)
         await self._events.send(last | {"r3mes": figures_of([choice.answer])})
 

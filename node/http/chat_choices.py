@@ -40,11 +40,14 @@ class Choice:
         index: its place among them.
         answer: whose text it is.
         one_call: what it calls after the first is dropped.
+
+    Its text, calls and logprobs are what a listener had it keep.
     """
 
     def __init__(self, index: int, answer: Answer, *, one_call: bool = False) -> None:
         self.index, self.answer = index, answer
         self._reader, self._one_call = reader_of(answer.calls), one_call
+        self._called = 0
         self.text = ""
         self.calls: list[Call] = []
         self.logprobs: list[Sequence[Logprob]] = []
@@ -53,7 +56,7 @@ class Choice:
     def finish_reason(self) -> str:
         """As OpenAI names it; holds when the answer has ended."""
         ended = self.answer.finish_reason
-        return "tool_calls" if self.calls and ended == "stop" else ended
+        return "tool_calls" if self._called and ended == "stop" else ended
 
     def take(self, text: str) -> Delta | None:
         """The answer goes on with ``text``; None if that tells nothing yet."""
@@ -68,13 +71,16 @@ class Choice:
         text = "".join(piece for piece in pieces if isinstance(piece, str))
         calls = [piece for piece in pieces if isinstance(piece, Call)]
         if self._one_call:
-            calls = calls[: 1 - min(1, len(self.calls))]
-        first = len(self.calls)
-        delta = Delta(text, tuple(enumerate(calls, first)), tuple(self.answer.new_logprobs()))
-        self.text += text
-        self.calls += calls
+            calls = calls[: 1 - min(1, self._called)]
+        numbered = tuple(enumerate(calls, self._called))
+        self._called += len(calls)
+        return Delta(text, numbered, tuple(self.answer.new_logprobs()))
+
+    def keep(self, delta: Delta) -> None:
+        """Have ``delta`` at the end too."""
+        self.text += delta.text
+        self.calls += [call for _, call in delta.calls]
         self.logprobs += delta.logprobs
-        return delta
 
 
 class Listener(Protocol):
@@ -87,28 +93,32 @@ class Listener(Protocol):
         """It goes on."""
 
     async def ended(self, choice: Choice, rest: Delta) -> None:
-        """It is whole, its receipt kept; ``rest`` is what was not told yet."""
+        """It is whole, its receipt kept; ``rest`` has the logprobs that were not told yet."""
 
 
-class Unheard:
-    """A `Listener` that waits for the end."""
+class Kept:
+    """A `Listener` that waits for the end, and has all kept until then."""
 
     async def began(self, choice: Choice) -> None: ...
-    async def wrote(self, choice: Choice, delta: Delta) -> None: ...
-    async def ended(self, choice: Choice, rest: Delta) -> None: ...
+
+    async def wrote(self, choice: Choice, delta: Delta) -> None:
+        choice.keep(delta)
+
+    async def ended(self, choice: Choice, rest: Delta) -> None:
+        choice.keep(rest)
 
 
-UNHEARD = Unheard()
+KEPT = Kept()
 
 
 async def write_choices(
-    openings: Sequence[Opening], listener: Listener = UNHEARD, *, one_call: bool = False
+    openings: Sequence[Opening], listener: Listener = KEPT, *, one_call: bool = False
 ) -> Sequence[Choice]:
     """Have all answers written at the same time; one that fails ends the others.
 
     Args:
         openings: of the answers, one for each choice.
-        listener: is told as they come.
+        listener: is told as they come; without one the choices keep all.
         one_call: what a choice calls after the first is dropped.
 
     Raises:
@@ -123,7 +133,11 @@ async def write_choices(
             async for text in answer:
                 if (delta := choice.take(text)) is not None:
                     await listener.wrote(choice, delta)
-        await listener.ended(choice, choice.finish())
+        rest = choice.finish()
+        if rest.text or rest.calls:
+            await listener.wrote(choice, rest)
+            rest = Delta()
+        await listener.ended(choice, rest)
 
     try:
         async with trio.open_nursery() as nursery:

@@ -122,9 +122,6 @@ class _Teller:
         await self._put(self._part(choice, told_of(delta), None, delta.logprobs))
 
     async def ended(self, choice: Choice, rest: Delta) -> None:
-        if rest.text or rest.calls:
-            await self.wrote(choice, rest)
-            rest = Delta()
         await self._put(self._part(choice, {}, choice.finish_reason, rest.logprobs))
 
     async def _put(self, part: Mapping[str, object]) -> None:
