@@ -370,8 +370,8 @@ class Limits(Layer, frozen=True):
     ] = 60.0
     rpm_per_key: Annotated[
         int,
-        key("Requests a minute of one API key that has no rate of its own.", PER_MINUTE,
-            ge=0, le=1_000_000),
+        key("Requests a minute of one API key without a rate of its own; one with `n` counts once.",
+            PER_MINUTE, ge=0, le=1_000_000),
     ] = 6000  # fmt: skip
     rpm_per_address: Annotated[
         int,
