@@ -94,7 +94,7 @@ class AutoGateway:
         model = wanted[decision.route]
         if model in served:
             return _choice(model, decision)
-        why = f"nobody serves {model}, the model of the route {decision.route}"
+        why = f"nobody serves the model of the route {decision.route}"  # whose name not all may see
         unserved = replace(decision, abstained=True, why=why)
         return _choice(self._default(served), unserved)
 

@@ -46,9 +46,30 @@ class KeyedGateway:
         Raises:
             Forbidden: the key may not ask it.
         """
-        chosen = await self._gateway.choose(request) if request.model == AUTO else request
-        self.check(chosen.model)
+        if request.model != AUTO:
+            self.check(request.model)
+            return request
+        chosen = await self._gateway.choose(request)
+        await self.check_chosen(chosen.model)
         return chosen
+
+    async def check_chosen(self, model: str) -> None:
+        """See that the key may ask the ``model`` that the router chose.
+
+        Raises:
+            Forbidden: it may not; the error does not name a model that the key may not see.
+        """
+        models = self._key.models
+        if models is not None and not await self.may_ask(model):
+            raise Forbidden(
+                f"the router chose a model that the key {self._key.name!r} is not for",
+                do=f"ask one of these by name: {', '.join(models)}",
+                param="model",
+            )
+
+    async def may_ask(self, name: str) -> bool:
+        """Whether the key may ask the model of this name, by its name or by its hash."""
+        return self.allows(name) or name in [one.id for one in await self.models()]
 
     async def models(self) -> Sequence[ModelEntry]:
         """Those that the key may ask."""
@@ -56,9 +77,12 @@ class KeyedGateway:
         return [one for one in found if self.allows(one.id, one.hash_hex)]
 
     def allows(self, *names: str) -> bool:
-        """Whether the key may ask a model that is called by any of these."""
+        """Whether the key may ask a model that is called by any of these.
+
+        Every key may ask ``auto``: what it stands for is checked when it is chosen.
+        """
         models = self._key.models
-        return models is None or not set(names).isdisjoint(models)
+        return models is None or not {AUTO, *models}.isdisjoint(names)
 
     def check(self, model: str) -> None:
         """See that the key may ask ``model``.
@@ -67,7 +91,7 @@ class KeyedGateway:
             Forbidden: it may not; the error names those that it may ask.
         """
         models = self._key.models
-        if models is not None and model not in models:
+        if models is not None and not self.allows(model):
             raise Forbidden(
                 f"the key {self._key.name!r} is for {', '.join(models)}, not for {model!r}",
                 do="ask one of these, or use a key without a list of models",

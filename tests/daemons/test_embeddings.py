@@ -103,7 +103,8 @@ def test_routes_are_added_and_removed_while_the_node_runs(one: Daemon) -> None:
 
 def test_a_route_nobody_serves_and_a_dead_model_are_told(one: Daemon) -> None:
     by_vectors(one)
-    assert "nobody serves chef" in one.rpc("route_test", prompt="how long do I boil an egg")["why"]
+    why = one.rpc("route_test", prompt="how long do I boil an egg")["why"]
+    assert "nobody serves the model of the route" in why
     for child in children_of(one.running.pid):
         if "embedding" in Path(f"/proc/{child}/cmdline").read_text():
             os.kill(child, signal.SIGKILL)

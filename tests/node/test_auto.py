@@ -65,7 +65,7 @@ async def test_a_route_to_a_model_that_nobody_serves_falls_back_and_says_so(
     gateway = await auto(nursery, "first", "chef")
     found = await gateway.decide("write a test")
     assert (found.model, found.abstained, found.route) == ("first", True, "code")
-    assert found.why == "nobody serves gone, the model of the route code"
+    assert found.why == "nobody serves the model of the route code"
 
 
 async def test_no_routes_and_no_models(nursery: trio.Nursery) -> None:

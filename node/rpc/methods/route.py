@@ -10,10 +10,11 @@ from pydantic import Field
 from r3mes.actors.semantic.router import Prepared, SemanticRouter
 from r3mes.config.editing import with_table
 from r3mes.config.schema import NAME
-from r3mes.errors import ConfigError, ModelNotFound, NotFound
+from r3mes.errors import ConfigError, Forbidden, ModelNotFound, NotFound
 from r3mes.node.audit import audit
 from r3mes.node.auto import AutoGateway, Choice
 from r3mes.node.http.fields import Text
+from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.reload import Reload
 from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import method
@@ -67,7 +68,8 @@ class RoutesShown:
     """All routes.
 
     Args:
-        default: the model for prompts of none; None for the first of this node.
+        default: the model for prompts of none; None for the first of this node, and for keys that
+            may not ask it.
         methods: by which prompts can be compared now, the better one first.
     """
 
@@ -89,20 +91,31 @@ class RouteMethods:
         self._auto, self._router, self._reload = auto, router, reload
 
     @method("route_list", scope="r")
-    async def listed(self) -> RoutesShown:
-        """The routes of `model = "auto"`, and from when on it abstains."""
+    async def listed(self, context: Context) -> RoutesShown:
+        """The routes of `model = "auto"`, and from when on it abstains.
+
+        A key for some models sees the routes to these alone.
+        """
+        keyed = KeyedGateway(self._auto, context.key)
         routes = [
             RouteListed(route.name, route.model, len(route.examples), len(route.held_out))
             for route in self._router.plan.routes
+            if await keyed.may_ask(route.model)
         ]
+        default = self._reload.config.routing.default
+        shown = default if default is not None and await keyed.may_ask(default) else None
         ways = (("embedding", self._router.vectors), ("keywords", self._router.words))
         methods = [_calibrated(name, way) for name, way in ways if way is not None]
-        return RoutesShown(routes, self._reload.config.routing.default, methods)
+        return RoutesShown(routes, shown, methods)
 
-    @method("route_test", scope="i", errors=(ModelNotFound,))
-    async def test(self, prompt: Annotated[Text, Field(max_length=100_000)]) -> Choice:
+    @method("route_test", scope="i", errors=(Forbidden, ModelNotFound))
+    async def test(
+        self, prompt: Annotated[Text, Field(max_length=100_000)], context: Context
+    ) -> Choice:
         """Where a prompt would go with `model = "auto"`; no model is asked to answer it."""
-        return await self._auto.decide(prompt)
+        found = await self._auto.decide(prompt)
+        await KeyedGateway(self._auto, context.key).check_chosen(found.model)
+        return found
 
     @method("route_add", scope="a", errors=(ConfigError,))
     async def add(
@@ -119,7 +132,7 @@ class RouteMethods:
         """
         values: dict[str, object] = {"name": name, "model": model, "examples": examples}
         await self._change(name, values | ({"held_out": held_out} if held_out else {}), context)
-        return await self.listed()
+        return await self.listed(context)
 
     @method("route_remove", scope="a", errors=(ConfigError, NotFound))
     async def remove(self, name: RouteName, context: Context) -> RoutesShown:
@@ -127,7 +140,7 @@ class RouteMethods:
         if name not in [route.name for route in self._router.plan.routes]:
             raise NotFound(f"there is no route {name!r}", param="name")
         await self._change(name, None, context)
-        return await self.listed()
+        return await self.listed(context)
 
     async def _change(self, name: str, values: dict[str, object] | None, context: Context) -> None:
         what = "route_removed" if values is None else "route_added"

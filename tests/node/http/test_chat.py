@@ -552,4 +552,5 @@ async def test_the_router_opens_no_model_that_the_key_may_not_ask(
     async with api.client("r3k_tiny") as client:
         answer = await client.post("/v1/chat/completions", json=chat | {"model": "auto"})
     assert answer.status_code == 403
+    assert "other" not in answer.text  # the key may not see it either
     assert api.gateway.requests == []
