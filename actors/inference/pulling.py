@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 BLOCK_BYTES = 1 << 20
 """Written at a time, by a thread."""
+PLAIN_CAP = 256 << 20
+"""Bytes of a file that git itself keeps; a hub has all that is large in LFS, with a SHA-256."""
 SPARE_BYTES = 64 << 20
 """Of the disk that are left free."""
 RATE_S = 2.0
@@ -274,13 +276,21 @@ async def _write(stream: Stream, out: BinaryIO, most: int, progress: Progress) -
 
 def _blob(path: Path) -> str:
     """Git's name of a file's content."""
-    content = path.read_bytes()
-    head = b"blob %d\0" % len(content)
-    return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+    named = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as opened:
+        while block := opened.read(BLOCK_BYTES):
+            named.update(block)
+    return named.hexdigest()
 
 
 def _check_listing(listing: Listing) -> None:
     """Refuse before the first byte what could not be served."""
+    for file in listing.files:
+        if file.sha256 is None and file.size > PLAIN_CAP:
+            raise ModelInvalid(
+                f"{file.name} of {listing.model} has {file.size >> 20} MiB, and a file that is "
+                f"announced without a SHA-256 may have {PLAIN_CAP >> 20}"
+            )
     names = [file.name for file in listing.files]
     if not {"config.json", ADAPTER}.intersection(names):
         raise ModelInvalid(f"{listing.model} has no config.json: it is no model for transformers")

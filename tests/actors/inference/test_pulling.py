@@ -192,6 +192,14 @@ async def test_what_the_hub_refuses(
             "neither size",
         ),
         ({"sha": COMMIT, "siblings": []}, ModelInvalid, "no config.json"),
+        (
+            {
+                "sha": COMMIT,
+                "siblings": [{"rfilename": "config.json", "size": 1 << 40, "blobId": "0" * 40}],
+            },
+            ModelInvalid,
+            "has 1048576 MiB, and a file",
+        ),
     ],
 )
 async def test_a_listing_that_makes_no_sense(
