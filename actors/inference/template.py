@@ -2,8 +2,8 @@
 
 Source: ``transformers.utils.chat_template_utils`` 5.23, whose environment this is without
 importing transformers (1.2 s, and torch with it).  Left out: documents, and the marks
-of assistant tokens, whose block is rendered as plain text.  Added: products are bounded, because
-the sandbox lets a template ask for ``'x' * 10**10``.
+of assistant tokens, whose block is rendered as plain text.  Added: bounds on what a template may
+make, because the sandbox lets it ask for ``'x' * 10**10``.
 """
 
 from __future__ import annotations
@@ -17,32 +17,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from r3mes.actors.inference.bounded import BoundedEnvironment, begin, bounded
 from r3mes.errors import BadRequest
-
-PRODUCT_CAP = 1_000_000
-"""Largest number or length that a multiplication in a template may give."""
 
 PLAIN = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 )
 """For models that come without a template: they were not trained for chat, so any form will do."""
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or _size(left) * _size(right) > PRODUCT_CAP:
-            raise jinja2.exceptions.SecurityError(f"{operator} is too large here")
-        return super().call_binop(context, operator, left, right)
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, int):
-        return abs(value)
-    return len(value) if isinstance(value, (str, list, tuple)) else 1
 
 
 class _Generation(Extension):
@@ -91,10 +73,10 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Sequence[tuple[str, str]]) -> None:
-        environment = _Environment(
+        environment = BoundedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = bounded("tojson", _tojson)
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _strftime_now
         try:
@@ -120,6 +102,7 @@ class ChatTemplate:
         plain = [_plain(message) for message in messages]
         if not plain:
             raise BadRequest("there are no messages", param="messages")
+        begin()
         try:
             return self._template.render(
                 messages=plain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,61 @@ def test_templates_render_as_in_transformers(
 def test_templates_that_go_wrong_refuse_the_request(source: str) -> None:
     with pytest.raises(BadRequest, match="chat template"):
         ChatTemplate(source, []).render(HELLO)
+
+
+GREEDY = [
+    "{{ '%90000000d' % 1 }}",
+    "{{ '%*d' % (90000000, 1) }}",
+    "{{ '{:90000000}'.format(1) }}",
+    "{{ '{:{}}'.format(1, 90000000) }}",
+    "{{ '%90000000d' | format(1) }}",
+    "{{ 'x'.ljust(90000000) }}",
+    "{{ 'x'.zfill(90000000) }}",
+    "{{ '\t'.expandtabs(90000000) }}",
+    "{{ 'x' | center(90000000) }}",
+    "{{ 'x' | indent(90000000, true) }}",
+    "{{ ['x'] | map('center', 90000000) | list }}",
+    "{{ [1] | batch(90000000, 0) | list }}",
+    "{{ (1).to_bytes(90000000, 'big') }}",
+    "{{ ('x' * 100000) | replace('x', 'y' * 1000) }}",
+    "{{ ('x' * 100000).replace('x', 'y' * 1000) }}",
+    "{{ range(99999) | join('y' * 1000) }}",
+    "{{ ('y' * 1000).join(('x' * 99999) | list) }}",
+    "{{ [[['x' * 100000] * 100] * 100] }}",
+    "{{ [[['x' * 100000] * 100] * 100] | tojson }}",
+    "{{ [[['x' * 100000] * 100] * 100] ~ 'x' }}",
+    "{% set n = namespace(a='x') %}{% for i in range(40) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+    "{% set n = namespace(a='x') %}{% for i in range(40) %}{% set n.a = n.a + n.a %}{% endfor %}",
+    "{% set n = namespace(a='x') %}{% for i in range(40) %}"
+    "{% set a %}{{ n.a }}{{ n.a }}{% endset %}{% set n.a = a %}{% endfor %}",
+    "{% set n = namespace(a=[]) %}{% set x = 'x' * 1000000 %}{% for i in range(9999) %}"
+    "{% set n.a = n.a + [x ~ i] %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", GREEDY)
+def test_templates_that_want_much_memory_are_refused(source: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadRequest, match=r"chat template.*(too large|too much)"):
+        ChatTemplate(source, []).render(HELLO)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ '%5d|%s' % (1, 'a') }}", "    1|a"),
+        ("{{ '{:>3}{a}'.format(1, a=2) }}", "  12"),
+        ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
+        ("{{ ['a', 'b'] | join(', ') }}", "a, b"),
+        ("{{ ('ab' * 100000) | replace('a', '') | length }}", "100000"),
+        ("{{ messages | map(attribute='role') | join }}", "user"),
+        ("{{ 1 ~ none ~ [2] }}", "1None[2]"),
+        ("{{ 'a'.center(3) }}{{ 1 + 1 }}{{ 7 % 4 }}", " a 23"),
+    ],
+)
+def test_what_templates_do_with_text_stays_possible(source: str, expected: str) -> None:
+    assert ChatTemplate(source, []).render(HELLO) == expected
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
