@@ -70,10 +70,6 @@ IDLE_LOOK_S = 10.0
 WAKES = "ask it: the next request loads it again"
 
 
-EXCHANGE_WITHIN_S = 60.0
-"""How long a worker with better code waits for a moment without answers before it makes one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Enqueue(Ask[None]):
     """Give this request a place in the queue."""
@@ -207,7 +203,8 @@ class Board:
             running=self.running,
             slots=self.slots,
             patience_s=patience_s,
-            loading=self.state != "ready",
+            # One that rests is loaded for whoever asks, however long that takes.
+            loading=self.state not in ("ready", "resting"),
         )
 
     @property
@@ -501,7 +498,7 @@ class ModelActor(Actor[Message]):
                 self.board.native += f": {why}"
                 self.board.turn(self.board.state, self.board.error)
                 return
-            with trio.move_on_after(EXCHANGE_WITHIN_S):
+            with trio.move_on_after(self.settings.exchange_within_s):
                 await self._until_empty()
             self._held = True  # under steady load there would always be another answer
             await self._until_empty()

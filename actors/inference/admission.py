@@ -79,7 +79,8 @@ class Admission:
         )
         full = self.full(waiting=waiting, running=running, slots=slots)
         if (full and not may_displace) or queue > most or wait > patience_s:
+            work = "until the model is loaded" if loading else "of work"
             raise Overloaded(
-                f"{waiting} requests wait and {running} are answered, about {wait:.1f} s of work",
+                f"{waiting} requests wait and {running} are answered, about {wait:.1f} s {work}",
                 retry_after_s=max(MINIMUM_RETRY_S, wait - most),
             )

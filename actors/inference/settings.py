@@ -71,6 +71,8 @@ class ModelSettings:
         pinned: it never rests.
         build_after_s: seconds after a start before code for this machine is built: who wants one
             answer gets it in peace.
+        exchange_within_s: seconds that a worker with better code waits for a moment without
+            answers, before nothing new begins until there is one.
         load_timeout: seconds to load before the worker counts as stuck.
         silence_timeout: seconds without a sign of life before a loaded one does.
         frozen_timeout: the same for one that does not use the processor either.
@@ -98,6 +100,7 @@ class ModelSettings:
     idle_s: float | None = None
     pinned: bool = False
     build_after_s: float = 30.0
+    exchange_within_s: float = 60.0
     load_timeout: float = 600.0
     silence_timeout: float = 30.0
     frozen_timeout: float = 10.0

@@ -75,16 +75,19 @@ async def test_a_request_that_comes_at_the_change_is_answered(toy: Toy, tmp_path
 
     async def take(client: InferenceClient) -> None:
         job = GenerateJob("toy", [{"role": "user", "content": "say hi"}])
-        with trio.fail_after(60):
+        with trio.fail_after(30):
             async with client.generate(job, deadline_s=1000) as generation:
                 said.append("".join([chunk.text async for chunk in generation]))
 
-    async with toy(programs=tmp_path, build_after_s=0.0, slots=1, queue=1000) as client:
+    async def keep_taking(client: InferenceClient, board: Board) -> None:
+        while board.native != "built":
+            await take(client)
+
+    times = {"build_after_s": 0.0, "exchange_within_s": 0.1}
+    async with toy(programs=tmp_path, **times, slots=1) as client:
         board = client.boards()["toy"]
         async with trio.open_nursery() as nursery:
-            while board.native != "built":
-                nursery.start_soon(take, client)
-                await trio.sleep(0.01)
-        asked = len(said)
+            for _ in range(4):
+                nursery.start_soon(keep_taking, client, board)
         await take(client)  # no slot was lost
-    assert said == ["hi"] * (asked + 1)
+    assert set(said) == {"hi"}

@@ -49,6 +49,9 @@ async def test_an_idle_model_rests_and_the_next_request_wakes_it(toy: Toy) -> No
         assert board.pid not in (None, pid)
         assert board.restarts == 0
         await turned(board, "resting")
+        board.admission.loaded(3600.0)  # slower than anybody's patience, last time
+        assert await answer(client, "say awake") == "awake"
+        await turned(board, "resting")
         with pytest.raises(Overloaded):  # it could not be loaded in time
             await answer(client, "say late", deadline_s=0.0001)
 

@@ -173,7 +173,7 @@ async def test_models_that_cannot_be_loaded(node: Cli, tmp_path: Path) -> None:
     assert found.do
     hub = Config(models=(Model(id="nobody/never-fetched"),))
     (found,) = await models(Subject(hub, node.datadir))
-    assert (found.verdict, "fetched when the node starts" in found.what) == ("info", True)
+    assert (found.verdict, "pulled when the node starts" in found.what) == ("info", True)
 
 
 def test_the_command_tells_its_findings(
