@@ -44,9 +44,9 @@ run: setup
 	@$(BIN)/r3mes init --quiet
 	@exec $(BIN)/r3mes run
 
-# All but tests/fuzz, which CI runs with 20 000 cases: FUZZ_CASES=20000 pytest tests/fuzz
+# All but what CI runs besides: `pytest -m apart`, and tests/fuzz with FUZZ_CASES=20000.
 test: setup
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --ignore tests/fuzz
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --ignore tests/fuzz -m 'not apart'
 
 
 check: setup

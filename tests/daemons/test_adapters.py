@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.daemons import Daemon
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.apart, pytest.mark.slow]
 QUESTION: Any = [{"role": "user", "content": "What is a receipt?"}]
 NAME = "builtin:turned"
 """Of the pair's configuration."""

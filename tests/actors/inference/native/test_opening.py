@@ -20,6 +20,8 @@ from r3mes.actors.inference.self_test import open_engine
 from r3mes.errors import EngineError
 from tests.actors.inference.test_batching_engine import FAMILIES, model_of
 
+pytestmark = pytest.mark.apart
+
 torch.set_num_threads(1)
 PROMPT = tuple(5 + i * 7 % 390 for i in range(300))
 SAMPLED = Sampling(temperature=0.8, top_k=50, top_p=0.95, seed=11)

@@ -23,7 +23,7 @@ from r3mes.actors.inference.native.operators import (
 )
 from r3mes.actors.inference.native.place import KEPT_S, LOCK, tidy
 
-pytestmark = pytest.mark.usefixtures("operators")
+pytestmark = [pytest.mark.apart, pytest.mark.usefixtures("operators")]
 torch.set_num_threads(1)
 
 

@@ -20,6 +20,8 @@ from r3mes.actors.inference.sampling import Sampling
 from r3mes.actors.inference.settings import ModelSettings
 from r3mes.errors import ModelInvalid
 
+pytestmark = pytest.mark.apart
+
 pytest.importorskip("openvino")
 
 PROMPTS = [[1, 5, 9, 300, 17], [1, *range(40, 240)], [1, 7]]
