@@ -9,15 +9,15 @@ from pathlib import Path
 
 import trio
 
-from r3mes.actors.inference.files import check_model, digest, hash_model
+from r3mes.actors.inference.files import WEIGHTS, check_model, digest, hash_model
 from r3mes.actors.inference.source import WANTED, Listing, RemoteFile, Stream
-from r3mes.errors import ModelMissing
+from r3mes.errors import ModelInvalid, ModelMissing
 
 CHUNK_BYTES = 1 << 20
 
 
 class DirectorySource:
-    """The model in ``directory``; links in it are followed."""
+    """The model in ``directory``; links in it are followed, of weights to wherever they lead."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -48,13 +48,34 @@ class DirectorySource:
 
 def _listing(directory: Path, model: str, revision: str) -> Listing:
     check_model(directory)
-    files = tuple(
-        RemoteFile(name, path.stat().st_size, digest(path))
+    wanted = {
+        name: path
         for path in sorted(directory.rglob("*"))
         if WANTED.fullmatch(name := str(path.relative_to(directory))) and path.is_file()
+    }
+    for path in wanted.values():
+        _check_place(path, directory.resolve())
+    files = tuple(
+        RemoteFile(name, path.stat().st_size, digest(path)) for name, path in wanted.items()
     )
     commit = hash_model(directory).hex()
     return Listing(model, revision, commit, files, str(directory))
+
+
+def _check_place(path: Path, directory: Path) -> None:
+    """A model from strangers must not have this node's other files copied.
+
+    Weights may lie on another disk: what is linked there has to be weights.
+    """
+    if path.match(WEIGHTS):
+        return
+    target = path.resolve()
+    blobs = directory.parent.parent / "blobs"  # of snapshots/COMMIT in a hub's cache
+    if not (target.is_relative_to(directory) or target.is_relative_to(blobs)):
+        raise ModelInvalid(
+            f"{path} is a link to {target}, outside of the model",
+            do="copy the file into the directory",
+        )
 
 
 def _unreadable(directory: Path, error: OSError) -> ModelMissing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -115,7 +116,8 @@ class Worker:
             if code < 0
             else f"ended with status {code}"
         )
-        words = self._last_words[-1] if self._last_words else ""
+        # Who is killed from outside says nothing about it: older words would mislead.
+        words = self._last_words[-1] if self._last_words and code != -signal.SIGKILL else ""
         return f"the worker {how}" + (f": {words}" if words else "")
 
     def memory_bytes(self) -> int:

@@ -23,7 +23,7 @@ from r3mes.actors.inference.files import PICKLES, WEIGHTS, check_model, digest, 
 from r3mes.actors.inference.library import Kept, KeptFile, Library, PullManifest
 from r3mes.actors.inference.source import Listing, RemoteFile, Source, Stream
 from r3mes.actors.inference.weights import read_headers
-from r3mes.errors import HubUnreachable, ModelInvalid, StoreFull
+from r3mes.errors import HubUnreachable, ModelInvalid, ModelMissing, StoreFull
 
 T = TypeVar("T")
 
@@ -144,9 +144,13 @@ class Pull:
         return await trio.to_thread.run_sync(self._publish, listing, draft, kept)
 
     def _publish(self, listing: Listing, draft: Path, files: dict[str, KeptFile]) -> Kept:
-        if not (draft / ADAPTER).is_file():
-            check_model(draft)
-        read_headers(draft)
+        try:
+            if not (draft / ADAPTER).is_file():
+                check_model(draft)
+            read_headers(draft)
+        except (ModelInvalid, ModelMissing):  # all of it is here, and will never be a model
+            shutil.rmtree(draft)
+            raise
         manifest = PullManifest(
             model=self._model,
             revision=listing.revision,

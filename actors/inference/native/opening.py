@@ -22,6 +22,7 @@ from r3mes.actors.inference.native.place import Place, is_there, lacking, place_
 from r3mes.actors.inference.native.program import Program
 from r3mes.errors import EngineError
 
+UNBUILT = "what is faster is built in the background, or waits to be"
 BY_PROGRAM, BY_OPERATORS = "a program compiled for this machine", "operators made for this machine"
 
 
@@ -87,7 +88,7 @@ class NativeWays:
         kernels, program = is_there(place.kernels), is_there(place.program)
         if not (kernels and program):
             refusal = why_not(place)
-            self.why_not, self.unbuilt = refusal or "it is not built yet", not refusal
+            self.why_not, self.unbuilt = refusal or UNBUILT, not refusal
         if kernels:
             try:
                 yield from self._engines(place, program=program)

@@ -294,8 +294,26 @@ async def test_a_directory_is_copied_and_checked(library: Library, tmp_path: Pat
     (own / LARGE).write_bytes(b"broken")
     with pytest.raises(ModelInvalid, match="cut off"):
         await Pull(library, DirectorySource(own), "mine", IMPORTED).run()
+    assert not list(kept.directory.parent.glob("*.partial"))
     with pytest.raises(ModelMissing, match="no directory"):
         await Pull(library, DirectorySource(tmp_path / "none"), "mine", IMPORTED).run()
+
+
+async def test_a_directory_has_no_other_files_copied(library: Library, tmp_path: Path) -> None:
+    own = tmp_path / "cache" / "snapshots" / "c0ffee"
+    own.mkdir(parents=True)
+    blobs = tmp_path / "cache" / "blobs"
+    blobs.mkdir()
+    for name, content in files().items():
+        (own / name).write_bytes(content)
+    (own / "config.json").rename(blobs / "1234")
+    (own / "config.json").symlink_to("../../blobs/1234")  # as a hub's cache has it
+    await Pull(library, DirectorySource(own), "mine", IMPORTED).run()
+    (tmp_path / "secret").write_text("{}")
+    (own / "generation_config.json").unlink(missing_ok=True)
+    (own / "generation_config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelInvalid, match="outside of the model"):
+        await Pull(library, DirectorySource(own), "yours", IMPORTED).run()
 
 
 async def test_jobs_are_told_cancelled_and_joined(
