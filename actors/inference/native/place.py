@@ -17,6 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "kernels.cpp"
+MAKERS = ("operators.py", "program.py")
+"""What else decides what a program computes."""
 LOCK = "lock"
 """Held by the builder; one of a user at a time."""
 KEPT_S = 90 * 86_400
@@ -46,7 +48,7 @@ def place_of(programs: Path, model: Path, *, scaled: bool = False) -> Place:
         b"bytes" if scaled else b"",
         version("transformers").encode(),
         (model / "config.json").read_bytes(),
-        *(path.read_bytes() for path in sorted(HERE.glob("*.py"))),
+        *((HERE / name).read_bytes() for name in MAKERS),
     )
     return Place(programs / f"kernels-{kernels}.so", programs / f"program-{program}.pt2")
 
