@@ -9,6 +9,7 @@ import pytest
 from tests.daemons.ten_minutes import PAGE, compared, play, steps_of
 
 
+@pytest.mark.apart
 @pytest.mark.slow
 def test_the_page_shows_what_happens(tmp_path: Path) -> None:
     steps = steps_of(PAGE.read_text())
