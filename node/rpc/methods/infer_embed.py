@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from r3mes.errors import ContextLengthExceeded, EngineError, ModelNotFound, Overloaded
+from r3mes.errors import (
+    ContextLengthExceeded,
+    EngineError,
+    ModelNotFound,
+    Overloaded,
+    WalletLocked,
+)
 from r3mes.node.http.embedding import EmbeddingBody, vectors_object
 from r3mes.node.http.keyed_gateway import KeyedGateway
 from r3mes.node.http.ports import Embeddings, Gateway
@@ -13,7 +19,7 @@ from r3mes.node.rpc.context import Context
 from r3mes.node.rpc.method import method
 from r3mes.node.rpc.methods.infer import RequestId
 
-UNEMBEDDED = (ModelNotFound, Overloaded, ContextLengthExceeded, EngineError)
+UNEMBEDDED = (ModelNotFound, Overloaded, ContextLengthExceeded, EngineError, WalletLocked)
 
 
 class EmbedBody(EmbeddingBody):
