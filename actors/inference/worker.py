@@ -43,8 +43,9 @@ from r3mes.errors import EngineError
 
 TOGETHER_S = 0.015
 """Tokens of so many seconds are reported together."""
-NICE = 5
-"""The daemon goes first: it refuses and relays within milliseconds, also when all cores compute."""
+NICE = 19
+"""The daemon goes first: it refuses and relays within milliseconds, also when all cores compute.
+In a service the scheduler weighs this against the daemon only, and not against other services."""
 SMALL = 50_000_000
 """Parameters up to which one thread is best: threads that meet after each small product cost more
 than they save, and twenty times so when other programs want the same cores."""
