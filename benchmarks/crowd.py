@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import trio
 
 from benchmarks.acked import chat, lost, receipt_id
@@ -23,6 +25,7 @@ TOKENS = 192
 """Of each answer: long enough that asking costs little beside it."""
 TIMES_CAPACITY = 10
 SLOTS = 4
+HEAD = re.compile(rb"HTTP/1\.1 (\d+).*?\r\ncontent-length: (\d+).*?\r\n\r\n", re.DOTALL)
 LAG = "r3mes_event_loop_lag_seconds"
 DEADLINE_S = 30.0
 """From a request until its answer must have begun."""
@@ -82,7 +85,8 @@ def _p99(values: list[float]) -> float:
 async def _capacity(node: Daemon, seconds: float) -> float:
     """Answers per second to one client more than there are slots: one always waits."""
     counted = Crowd()
-    async with _client(node) as client, trio.open_nursery() as nursery:
+    client = Connections(node)
+    async with trio.open_nursery() as nursery:
 
         async def keep_asking() -> None:
             while True:
@@ -99,7 +103,8 @@ async def _capacity(node: Daemon, seconds: float) -> float:
 async def _crowd(node: Daemon, rate: float, seconds: float) -> Crowd:
     """Poisson arrivals; answers count when they end before the time is up."""
     crowd, random = Crowd(), Random(1)  # noqa: S311  arrivals, not secrets
-    async with _client(node) as client, trio.open_nursery() as nursery:
+    client = Connections(node)
+    async with trio.open_nursery() as nursery:
         with trio.move_on_after(seconds):
             while True:
                 nursery.start_soon(partial(_ask, client, crowd))
@@ -108,23 +113,51 @@ async def _crowd(node: Daemon, rate: float, seconds: float) -> Crowd:
     return crowd
 
 
-def _client(node: Daemon) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=node.url, headers=node.headers, limits=limits, timeout=60)
+class Connections:
+    """Connections to one node, kept; a client library would cost more than a refusal does."""
+
+    def __init__(self, node: Daemon) -> None:
+        host, _, port = node.running.api.rpartition(":")
+        self._host, self._port = host, int(port)
+        self._idle: list[trio.SocketStream] = []
+        body = json.dumps(chat("endless", TOKENS)).encode()
+        lines = {**node.headers, "host": host, "content-type": "application/json",
+                 "content-length": str(len(body))}  # fmt: skip
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self._request = f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n".encode() + body
+
+    async def ask(self) -> tuple[int, bytes]:
+        """The status and the body of one answer."""
+        while self._idle:
+            stream = self._idle.pop()
+            with suppress(trio.BrokenResourceError, EOFError):  # it was idle for too long
+                return await self._over(stream)
+        return await self._over(await trio.open_tcp_stream(self._host, self._port))
+
+    async def _over(self, stream: trio.SocketStream) -> tuple[int, bytes]:
+        await stream.send_all(self._request)
+        data = b""
+        while not (head := HEAD.match(data)) or len(data) < head.end() + int(head[2]):
+            more = await stream.receive_some(65536)
+            if not more:
+                raise EOFError
+            data += more
+        self._idle.append(stream)
+        return int(head[1]), data[head.end() :]
 
 
-async def _ask(client: httpx.AsyncClient, crowd: Crowd) -> None:
+async def _ask(connections: Connections, crowd: Crowd) -> None:
     begun = time.perf_counter()
     try:
-        answer = await client.post("/v1/chat/completions", json=chat("endless", TOKENS))
-    except httpx.HTTPError as error:
+        status, body = await connections.ask()
+    except (OSError, EOFError, trio.BrokenResourceError) as error:
         crowd.failed.append(repr(error))
         return
     took = time.perf_counter() - begun
-    if answer.is_success:
+    if status == 200:
         crowd.answered_s.append(took)
-        crowd.receipts.append(receipt_id(answer.json()))
-    elif answer.status_code in {429, 503}:
+        crowd.receipts.append(receipt_id(json.loads(body)))
+    elif status in {429, 503}:
         crowd.shed_s.append(took)
     else:
-        crowd.failed.append(answer.text)
+        crowd.failed.append(body.decode())

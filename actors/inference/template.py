@@ -77,6 +77,7 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters["tojson"] = bounded("tojson", _tojson)
+        del environment.globals["lipsum"]  # thousands of paragraphs in one call
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _strftime_now
         try:
