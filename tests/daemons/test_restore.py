@@ -11,6 +11,7 @@ import pytest
 from benchmarks.daemons import Daemon
 
 
+@pytest.mark.apart
 @pytest.mark.slow
 def test_a_node_comes_back(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     first = daemon("first").start()

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from benchmarks.daemons import Daemon, wait
 from tests.daemons.collector import Collector, collecting
 
-pytestmark = [pytest.mark.slow, pytest.mark.net]
+pytestmark = [pytest.mark.apart, pytest.mark.slow, pytest.mark.net]
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PROMPT = "What is a receipt?"
