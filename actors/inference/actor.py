@@ -256,7 +256,7 @@ class ModelActor(Actor[Message]):
         )
         self.board.adapters = self._shelf.adapters
         self._resting = ""  # why it rests; empty while it does not
-        self._building = self._held = False
+        self._build_tried = self._held = False
         self._wanted = True  # False while the model is put away, also over restarts of the actor
 
     @asynccontextmanager
@@ -487,7 +487,7 @@ class ModelActor(Actor[Message]):
 
     async def _build(self, programs: Path) -> None:
         """Have it built beside the answers, then let a worker that uses it take over."""
-        self._building = True
+        self._build_tried = True  # once; a worker that still lacks it would be exchanged for ever
         try:
             await trio.sleep(self.settings.build_after_s)
             scaled = self.settings.weights != "stored"
@@ -507,7 +507,7 @@ class ModelActor(Actor[Message]):
                 self.board.turn("restarting")
                 self._keeping.cancel()
         finally:
-            self._building = self._held = False
+            self._held = False
 
     # Adapters
 
@@ -557,7 +557,7 @@ class ModelActor(Actor[Message]):
         self.board.admission.loaded(self.board.load_s)
         self.board.native = loaded.native
         self.board.turn("ready")
-        if loaded.unbuilt and self.settings.programs is not None and not self._building:
+        if loaded.unbuilt and self.settings.programs is not None and not self._build_tried:
             self._nursery.start_soon(self._build, self.settings.programs)
         self._shelf.worker_came(manifest)
         self._dispatch()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -38,6 +38,25 @@ class Forward(Protocol):
         """The logits of the wanted rows, shape (rows, vocabulary)."""
 
 
+Read: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits in float32, shape (wanted, vocabulary), from tokens and positions, shape (rows,), and the
+rows that are wanted."""
+
+
+def reading(module: Any) -> Read:
+    """How a model of transformers is called; it skips rows that are not wanted, where it can."""
+    picks = "logits_to_keep" in inspect.signature(module.forward).parameters
+
+    def read(tokens: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        options = {"logits_to_keep": wanted} if picks else {}
+        logits: torch.Tensor = module(
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, **options
+        ).logits[0]
+        return (logits if picks else logits[wanted]).float()
+
+    return read
+
+
 class PlainForward:
     """By the operators of torch.
 
@@ -48,19 +67,13 @@ class PlainForward:
     """
 
     def __init__(self, module: Any, cache: SlotCache, adapters: Adapters) -> None:
-        self._module, self._cache, self._adapters = module, cache, adapters
-        self._picks = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._read, self._cache, self._adapters = reading(module), cache, adapters
 
     def __call__(self, call: Call) -> Logits:
         this = call.this
         self._adapters.use(call.adapters)
-        ids = torch.tensor([call.tokens], device=this.positions.device)
+        ids = torch.tensor(call.tokens, device=this.positions.device)
         wanted = torch.tensor(call.rows, device=this.positions.device)
-        options = {"logits_to_keep": wanted} if self._picks else {}
         with torch.inference_mode(), self._cache.using(this):
-            output = self._module(
-                input_ids=ids, position_ids=this.positions[None], use_cache=False, **options
-            )
-            kept = output.logits[0] if self._picks else output.logits[0, wanted]
-            logits: Logits = kept.to(torch.float32).cpu().numpy()
+            logits: Logits = self._read(ids, this.positions, wanted).cpu().numpy()
         return logits

@@ -48,6 +48,8 @@ def build_for(model: Path, programs: Path, *, scaled: bool) -> str:
             put(place.program, lambda target: _compile(model, place.kernels, target, scaled=scaled))
     except CannotBuildError as error:
         return str(error)
+    except (OSError, MemoryError) as error:  # of this hour, and not of the model
+        return f"it could not be built now: {error}"
     except Exception as error:  # noqa: BLE001  whatever export and compilers make of a model
         first = (str(error).strip().splitlines() or [""])[0][:200]
         why = f"the model could not be compiled: {type(error).__name__}: {first}"

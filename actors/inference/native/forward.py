@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from r3mes.actors.inference.forward import Call
+from r3mes.actors.inference.forward import Call, reading
 from r3mes.actors.inference.low_rank import Adapters
 from r3mes.actors.inference.native.operators import Pair, rows_now
 from r3mes.actors.inference.native.program import Program
@@ -53,8 +52,7 @@ class NativeForward:
     def __init__(
         self, module: Any, cache: SlotCache, adapters: Adapters, program: Program | None
     ) -> None:
-        self._module, self._cache, self._adapters = module, cache, adapters
-        self._picks = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._read, self._cache, self._adapters = reading(module), cache, adapters
         with torch.inference_mode():  # has the caches made, whose shapes only the model knows
             self._by_model([0, 0], row_pass([0, 0], [0, 1], torch.device("cpu")), [0, 1])
         cache.release(0)
@@ -92,20 +90,11 @@ class NativeForward:
     def _by_model(self, tokens: Sequence[int], this: Pass, rows: Sequence[int]) -> Logits:
         before = rows_now.set(_Cached(self._cache, this))
         try:
-            wanted = torch.tensor(rows)
-            options = {"logits_to_keep": wanted} if self._picks else {}
-            output = self._module(
-                input_ids=torch.tensor([tokens]),
-                position_ids=this.positions[None],
-                use_cache=False,
-                **options,
-            )
+            logits = self._read(torch.tensor(tokens), this.positions, torch.tensor(rows))
         finally:
             rows_now.reset(before)
-        logits: Logits = (
-            (output.logits[0] if self._picks else output.logits[0, wanted]).float().numpy()
-        )
-        return logits
+        read: Logits = logits.numpy()
+        return read
 
     def _by_program(
         self, program: Program, tokens: Sequence[int], this: Pass, rows: Sequence[int]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE / "kernels.cpp"
-MAKERS = ("operators.py", "program.py")
+MAKERS = (HERE / "operators.py", HERE / "program.py", HERE.parent / "forward.py")
 """What else decides what a program computes."""
 LOCK = "lock"
 """Held by the builder; one of a user at a time."""
@@ -48,7 +48,7 @@ def place_of(programs: Path, model: Path, *, scaled: bool = False) -> Place:
         b"bytes" if scaled else b"",
         version("transformers").encode(),
         (model / "config.json").read_bytes(),
-        *((HERE / name).read_bytes() for name in MAKERS),
+        *(maker.read_bytes() for maker in MAKERS),
     )
     return Place(programs / f"kernels-{kernels}.so", programs / f"program-{program}.pt2")
 

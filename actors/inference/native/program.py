@@ -9,7 +9,6 @@ Source: PyTorch documentation, ``torch.export`` and "AOTInductor".
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
+from r3mes.actors.inference.forward import reading
 from r3mes.actors.inference.native.operators import (
     DTYPE,
     NAME,
@@ -54,7 +54,7 @@ class Step(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._picks = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._read = reading(model)
 
     def forward(
         self,
@@ -77,13 +77,9 @@ class Step(nn.Module):
         """
         before = rows_now.set(_Given(slots, positions, keys, values))
         try:
-            options = {"logits_to_keep": keep} if self._picks else {}
-            logits: torch.Tensor = self.model(
-                input_ids=tokens[None], position_ids=positions[None], use_cache=False, **options
-            ).logits[0]
+            return self._read(tokens, positions, keep)
         finally:
             rows_now.reset(before)
-        return (logits if self._picks else logits[keep]).float()
 
 
 def compile_program(model: Path, target: Path, *, scaled: bool) -> None:

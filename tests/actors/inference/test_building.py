@@ -91,3 +91,22 @@ async def test_a_request_that_comes_at_the_change_is_answered(toy: Toy, tmp_path
                 nursery.start_soon(keep_taking, client, board)
         await take(client)  # no slot was lost
     assert set(said) == {"hi"}
+
+
+async def test_what_was_built_in_vain_is_not_built_again(
+    toy: Toy, toy_dir: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(toy_dir, tmp_path / "model"))
+    (model / "in-vain").touch()
+    async with toy(source=str(model), programs=tmp_path, build_after_s=0.0) as client:
+        board = client.boards()["toy"]
+        first = board.pid
+        with trio.fail_after(20):
+            while board.pid in (None, first) or board.state != "ready":
+                await board.changed.wait()
+        for _ in range(2):  # each worker says that it lacks it
+            await client.unload("toy", patience_s=5)
+            await client.load("toy")
+            await until(board, "ready")
+        assert board.native == "not built yet"
+        assert (tmp_path / "runs").read_text() == "x"

@@ -11,9 +11,12 @@ if __name__ == "__main__":
     out = reports()
     build = next(commands())
     assert isinstance(build, Build)
+    with Path(build.programs, "runs").open("a") as runs:
+        runs.write("x")
     refusal = Path(build.model, "refusal")
     if refusal.exists():
         say(out, Built(refusal.read_text()))
     else:
-        Path(build.programs, "built").touch()
+        if not Path(build.model, "in-vain").exists():
+            Path(build.programs, "built").touch()
         say(out, Built(""))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import torch
 from r3mes.actors.inference import self_test
 from r3mes.actors.inference.batching_engine import BatchingEngine
 from r3mes.actors.inference.engine import Engine, Job
+from r3mes.actors.inference.native import builder
 from r3mes.actors.inference.native.builder import build_for
 from r3mes.actors.inference.native.opening import Wish
-from r3mes.actors.inference.native.place import is_there, place_of
+from r3mes.actors.inference.native.place import is_there, place_of, why_not
 from r3mes.actors.inference.sampling import Logits, Sampling
 from r3mes.actors.inference.self_test import open_engine
 from r3mes.errors import EngineError
 from tests.actors.inference.test_batching_engine import FAMILIES, model_of
+from tests.actors.inference.test_low_rank import put
 
 pytestmark = pytest.mark.apart
 
@@ -46,7 +50,7 @@ def test_every_family_is_computed_by_our_operators(
 
 
 def test_a_program_writes_the_same_alone_among_others_and_going_on(
-    programs: Path, tmp_path: Path
+    programs: Path, tmp_path: Path, adapter_dir: Callable[..., Path]
 ) -> None:
     model = described("Llama", tmp_path / "model")
     mine = Path(shutil.copytree(programs, tmp_path / "programs"))
@@ -59,6 +63,14 @@ def test_a_program_writes_the_same_alone_among_others_and_going_on(
     on, _ = written(engine, PROMPT, tuple(tokens[:13]))
     assert among == alone
     assert on == alone[13:]
+    # Rows with an adapter go past the program, and nobody's bits depend on them.
+    assert isinstance(engine, BatchingEngine)
+    assert put(engine.adapters, 1, adapter_dir(seed=1))
+    beside, _ = written(engine, PROMPT, (), strangers=3, adapter=1)
+    assert beside == alone
+    own, _ = written(engine, PROMPT, (), own=1)
+    own_among, _ = written(engine, PROMPT, (), own=1, strangers=3)
+    assert own_among == own != alone
     # What was built is what the next start finds, unless it is damaged.
     place = place_of(mine, model)
     place.program.write_bytes(place.program.read_bytes()[:-1])
@@ -68,9 +80,15 @@ def test_a_program_writes_the_same_alone_among_others_and_going_on(
 
 
 def written(
-    engine: Engine, prompt: tuple[int, ...], emitted: tuple[int, ...], *, strangers: int = 0
+    engine: Engine,
+    prompt: tuple[int, ...],
+    emitted: tuple[int, ...],
+    *,
+    strangers: int = 0,
+    adapter: int = 0,
+    own: int = 0,
 ) -> tuple[list[bytes], list[int]]:
-    """Logits and tokens of job 0."""
+    """Logits and tokens of job 0, which has the adapter ``own``; of the strangers it is another."""
     assert isinstance(engine, BatchingEngine)
     seen: list[bytes] = []
 
@@ -80,8 +98,10 @@ def written(
 
     engine.on_logits, tokens = note, [*emitted]
     for number in range(1, strangers + 1):
-        engine.start(Job(number, prompt[: number * 30], (), SAMPLED, 30, frozenset()))
-    engine.start(Job(0, prompt, emitted, SAMPLED, 25 - len(emitted), frozenset()))
+        engine.start(
+            Job(number, prompt[: number * 30], (), SAMPLED, 30, frozenset(), adapter=adapter)
+        )
+    engine.start(Job(0, prompt, emitted, SAMPLED, 25 - len(emitted), frozenset(), adapter=own))
     while engine.capacity.running:
         for event in engine.step():
             tokens += event.ids if event.id == 0 else ()
@@ -139,3 +159,21 @@ def test_a_model_that_bytes_do_not_suit_is_refused(
     wish = Wish(programs, described("Llama", tmp_path), scaled=True)
     with pytest.raises(EngineError, match="weights in bytes"):
         open_engine(model_of("Llama"), wish, slots=4)
+
+
+def test_a_full_disk_is_not_remembered_as_what_the_model_is(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Path(shutil.copytree(programs, tmp_path / "programs"))
+    model = described("Llama", tmp_path / "model")
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(builder, "_compile", failing)
+    error: Exception = OSError(errno.ENOSPC, "No space left on device")
+    assert "No space left" in build_for(model, mine, scaled=False)
+    assert why_not(place_of(mine, model)) == ""
+    error = ValueError("it branches on its data")
+    assert "branches" in build_for(model, mine, scaled=False)
+    assert "branches" in why_not(place_of(mine, model))
