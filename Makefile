@@ -46,7 +46,9 @@ run: setup
 
 # All but what CI runs besides: `pytest -m apart`, and tests/fuzz with FUZZ_CASES=20000.
 test: setup
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --ignore tests/fuzz -m 'not apart'
+	@# One more than there are cores: many tests wait for processes of their own.
+	@$(BIN)/python -m pytest -q -n $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
+	  --ignore tests/fuzz -m 'not apart'
 
 
 check: setup
